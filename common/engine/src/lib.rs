@@ -1,0 +1,1 @@
+//! The tables: SQLite, executed once, captured, put.

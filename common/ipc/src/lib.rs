@@ -1,0 +1,1 @@
+//! Shared memory, process slots, latches and wait event sets.

@@ -1,0 +1,1 @@
+//! Births, watches and stops the processes of a node.

@@ -1,0 +1,1 @@
+//! The kernel, wrapped: the only crate that calls it.

@@ -1,0 +1,1 @@
+//! PostgreSQL's v3 protocol as bytes, both directions.

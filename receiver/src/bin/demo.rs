@@ -1,0 +1,2 @@
+//! A placeholder until the crate behind it stands.
+fn main() {}

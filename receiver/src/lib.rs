@@ -1,0 +1,1 @@
+//! All that a standby adds to a serving node.
