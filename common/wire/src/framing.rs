@@ -1,0 +1,196 @@
+//! From the bytes of a stream to whole messages.
+//!
+//! Every message but the first packet of a connection is a tag byte, a length that counts itself, and the body.
+//! [`InputBuffer`] takes bytes as they come and gives out messages as slices of itself, so the payload of a CopyData
+//! is never copied between the socket and who uses it.
+//!
+//! How to use it:
+//! ```text
+//! loop {
+//!     while let Some(message) = input.next_message()? { … }
+//!     let count = socket.read(input.spare())?;
+//!     input.filled(count);
+//! }
+//! ```
+//!
+//! Invariants: `start <= end <= bytes.len()`; the message under way begins at `start`. Memory grows with the bytes
+//! received (by doubling), never with a length that a peer announced; each byte is moved a bounded number of times
+//! on average, whatever the sizes of messages and reads. After an error the stream is out of step: close it.
+//!
+//! Follows PostgreSQL 15 src/backend/libpq/pqcomm.c (pq_getmessage, pq_startmsgread).
+
+use crate::error::ErrorResponse;
+use crate::sqlstate::PROTOCOL_VIOLATION;
+
+/// Longest startup packet, its length word not counted.
+pub const STARTUP_PACKET_MAX: usize = 10_000;
+/// Longest message with a small body, in both directions of PostgreSQL's rules for who receives it.
+pub const SMALL_MESSAGE_MAX: usize = 10_000;
+/// Longest message at all: the largest piece of memory that PostgreSQL allocates.
+pub const LARGE_MESSAGE_MAX: usize = 0x3fff_ffff - 1;
+
+/// Decides whether a message of this tag and length (which counts itself: at least 4) may come now.
+///
+/// The three of this crate are [`crate::frontend::check_frame`], [`crate::replication::check_standby_frame`] and
+/// [`crate::client::check_frame`]; a caller with other limits gives its own.
+pub type FrameCheck = fn(tag: u8, length: i32) -> Result<(), ErrorResponse>;
+
+/// One whole message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// What it is.
+    pub tag: u8,
+    /// What follows the length.
+    pub body: &'a [u8],
+}
+
+/// Tag and length.
+const HEADER_SIZE: usize = 5;
+/// The length word, which counts itself.
+const LENGTH_SIZE: usize = 4;
+/// The least room offered for a read.
+const SPARE_MIN: usize = 8192;
+/// A buffer that grew beyond this for one large message is given back once it is empty.
+const KEPT_MAX: usize = 1 << 20;
+
+/// Bytes received and not yet taken.
+#[derive(Debug)]
+pub struct InputBuffer {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+    check: FrameCheck,
+}
+
+impl InputBuffer {
+    /// An empty buffer whose messages must pass `check`.
+    pub fn new(check: FrameCheck) -> InputBuffer {
+        InputBuffer { bytes: Vec::new(), start: 0, end: 0, check }
+    }
+
+    /// From the next message on, `check` decides.
+    pub fn set_check(&mut self, check: FrameCheck) {
+        self.check = check;
+    }
+
+    /// Room to read into, at least 8 KiB. Say with [`InputBuffer::filled`] how much of it was used.
+    pub fn spare(&mut self) -> &mut [u8] {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+            if self.bytes.len() > KEPT_MAX {
+                self.bytes = Vec::new();
+            }
+        }
+        if self.bytes.len() - self.end < SPARE_MIN {
+            self.make_room();
+        }
+        &mut self.bytes[self.end..]
+    }
+
+    /// Moves what is left to the front, in a larger buffer when it is more than half of this one: so the bytes moved
+    /// are never more than the bytes that came since the last move.
+    fn make_room(&mut self) {
+        self.bytes.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        let wanted = (2 * self.end).max(self.end + SPARE_MIN).next_power_of_two();
+        if wanted > self.bytes.len() {
+            self.bytes.resize(wanted, 0);
+        }
+    }
+
+    /// `count` bytes were read into the room that [`InputBuffer::spare`] gave.
+    ///
+    /// # Panics
+    /// There was not that much room.
+    pub fn filled(&mut self, count: usize) {
+        assert!(count <= self.bytes.len() - self.end, "more bytes were read than there was room for");
+        self.end += count;
+    }
+
+    /// Appends bytes that are at hand.
+    pub fn feed(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let spare = self.spare();
+            let count = bytes.len().min(spare.len());
+            spare[..count].copy_from_slice(&bytes[..count]);
+            self.filled(count);
+            bytes = &bytes[count..];
+        }
+    }
+
+    /// Whether every byte received was taken: the stream stands between two messages.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    fn buffered(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    fn take(&mut self, count: usize) -> &[u8] {
+        let from = self.start;
+        self.start += count;
+        &self.bytes[from..from + count]
+    }
+
+    /// Whether a whole message is there for [`InputBuffer::next_message`].
+    ///
+    /// # Errors
+    /// As [`InputBuffer::next_message`].
+    pub fn has_message(&self) -> Result<bool, ErrorResponse> {
+        Ok(self.message_size()?.is_some())
+    }
+
+    /// Size of the next message, header included, when all of it is there.
+    fn message_size(&self) -> Result<Option<usize>, ErrorResponse> {
+        let buffered = self.buffered();
+        let Some(&[tag, a, b, c, d]) = buffered.first_chunk::<HEADER_SIZE>() else {
+            return Ok(None);
+        };
+        let length = i32::from_be_bytes([a, b, c, d]);
+        (self.check)(tag, length)?;
+        let body = usize::try_from(length).ok().and_then(|length| length.checked_sub(LENGTH_SIZE));
+        let body =
+            body.ok_or_else(|| ErrorResponse::comm_error(PROTOCOL_VIOLATION, "invalid message length"))?;
+        let size = HEADER_SIZE + body;
+        Ok((buffered.len() >= size).then_some(size))
+    }
+
+    /// The next message, if all of it is there.
+    ///
+    /// # Errors
+    /// 08P01: a tag that is none, or a length out of bounds. The stream is out of step and must be closed.
+    pub fn next_message(&mut self) -> Result<Option<Message<'_>>, ErrorResponse> {
+        let Some(size) = self.message_size()? else {
+            return Ok(None);
+        };
+        let bytes = self.take(size);
+        Ok(Some(Message { tag: bytes[0], body: &bytes[HEADER_SIZE..] }))
+    }
+
+    /// The first packet of a connection (and the one after an answer to SSLRequest or GSSENCRequest), without its
+    /// length word, if all of it is there. [`crate::startup::StartupDecoder`] reads it.
+    ///
+    /// # Errors
+    /// 08P01: its length is out of bounds.
+    pub fn next_startup_packet(&mut self) -> Result<Option<&[u8]>, ErrorResponse> {
+        let Some(length) = self.buffered().first_chunk::<LENGTH_SIZE>() else {
+            return Ok(None);
+        };
+        let length = i32::from_be_bytes(*length);
+        let body = usize::try_from(length).ok().and_then(|length| length.checked_sub(LENGTH_SIZE));
+        let body =
+            body.filter(|body| (LENGTH_SIZE..=STARTUP_PACKET_MAX).contains(body)).ok_or_else(|| {
+                ErrorResponse::comm_error(PROTOCOL_VIOLATION, "invalid length of startup packet")
+            })?;
+        if self.buffered().len() < LENGTH_SIZE + body {
+            return Ok(None);
+        }
+        Ok(Some(&self.take(LENGTH_SIZE + body)[LENGTH_SIZE..]))
+    }
+}
+
+#[cfg(test)]
+mod tests;
