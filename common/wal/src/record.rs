@@ -13,12 +13,13 @@
 //!
 //! The position of the record before is known only once the place in the log is taken, under the insert lock. So the CRC
 //! of the body is computed when a [`RecordBody`] is made, and [`RecordBody::seal`] has only 20 bytes left to do.
-//! A record of PostgreSQL's may also hold block references; [`decode_main_data`] steps over them.
+//! A record of PostgreSQL's may also hold block references; the reader steps over them.
 //!
 //! Follows PostgreSQL 15 src/include/access/xlogrecord.h, src/backend/access/transam/{xloginsert,xlogreader}.c.
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 
 use crate::lsn::Lsn;
 
@@ -303,4 +304,142 @@ pub fn crc_is_right(record: &[u8]) -> bool {
     };
     let crc = crc32c::crc32c_append(crc32c::crc32c(body), &header[..OFFSET_CRC]);
     crc == RecordHeader::decode(header).crc
+}
+
+/// Where the main data of a record are in it. `record` is a whole record, `lsn` its start, for messages.
+///
+/// Steps over block references, origin and top-level transaction, which PostgreSQL's own records have. The message of an
+/// error is PostgreSQL's.
+pub(crate) fn main_data_range(record: &[u8], lsn: Lsn) -> Result<Range<usize>, String> {
+    let too_short = || format!("record with invalid length at {lsn}");
+    let mut headers = Headers { rest: record.get(HEADER_SIZE..).ok_or_else(too_short)? };
+    let mut payload = 0;
+    let mut main_data_len = 0;
+    let mut blocks = Blocks { last: None, relation_known: false };
+    while headers.rest.len() > payload {
+        let id = headers.u8().ok_or_else(too_short)?;
+        match id {
+            ID_DATA_SHORT => main_data_len = usize::from(headers.u8().ok_or_else(too_short)?),
+            ID_DATA_LONG => main_data_len = headers.u32().ok_or_else(too_short)? as usize,
+            ID_ORIGIN => headers.skip(2).ok_or_else(too_short)?,
+            ID_TOPLEVEL_XID => headers.skip(4).ok_or_else(too_short)?,
+            0..=BLOCK_ID_MAX => {
+                let read = blocks.read(id, &mut headers);
+                payload += read.ok_or_else(too_short)?.map_err(|problem| format!("{problem} at {lsn}"))?;
+            }
+            _ => return Err(format!("invalid block_id {id} at {lsn}")),
+        }
+        if matches!(id, ID_DATA_SHORT | ID_DATA_LONG) {
+            // Main data are always last.
+            payload += main_data_len;
+            break;
+        }
+    }
+    if headers.rest.len() != payload {
+        return Err(too_short());
+    }
+    Ok(record.len() - main_data_len..record.len())
+}
+
+/// The header list of a record, read from the front.
+struct Headers<'a> {
+    rest: &'a [u8],
+}
+
+impl Headers<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (field, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        Some(*field)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.take().map(|[byte]| byte)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn skip(&mut self, bytes: usize) -> Option<()> {
+        self.rest = self.rest.get(bytes..)?;
+        Some(())
+    }
+}
+
+const BLOCK_SIZE: u16 = 8192;
+const BLOCK_HAS_IMAGE: u8 = 0x10;
+const BLOCK_HAS_DATA: u8 = 0x20;
+const BLOCK_SAME_REL: u8 = 0x80;
+const IMAGE_HAS_HOLE: u8 = 0x01;
+const IMAGE_COMPRESSED: u8 = 0x04 | 0x08 | 0x10;
+
+/// What must be known of the block references before this one.
+struct Blocks {
+    last: Option<u8>,
+    relation_known: bool,
+}
+
+impl Blocks {
+    /// Reads one block reference; gives the bytes of its image and data in the payload. `None`: the record is too short;
+    /// inner error: what is wrong with the reference.
+    fn read(&mut self, id: u8, headers: &mut Headers<'_>) -> Option<Result<usize, String>> {
+        if self.last.is_some_and(|last| id <= last) {
+            return Some(Err(format!("out-of-order block_id {id}")));
+        }
+        self.last = Some(id);
+        let flags = headers.u8()?;
+        let data_len = headers.u16()?;
+        let has_data = flags & BLOCK_HAS_DATA != 0;
+        if has_data && data_len == 0 {
+            return Some(Err("BKPBLOCK_HAS_DATA set, but no data included".into()));
+        }
+        if !has_data && data_len != 0 {
+            return Some(Err(format!("BKPBLOCK_HAS_DATA not set, but data length is {data_len}")));
+        }
+        let mut payload = usize::from(data_len);
+        if flags & BLOCK_HAS_IMAGE != 0 {
+            match image_len(headers)? {
+                Ok(len) => payload += len,
+                Err(problem) => return Some(Err(problem)),
+            }
+        }
+        if flags & BLOCK_SAME_REL == 0 {
+            headers.skip(12)?;
+            self.relation_known = true;
+        } else if !self.relation_known {
+            return Some(Err("BKPBLOCK_SAME_REL set but no previous rel".into()));
+        }
+        headers.skip(4)?;
+        Some(Ok(payload))
+    }
+}
+
+/// Reads the header of a block's image; gives the image's bytes in the payload.
+fn image_len(headers: &mut Headers<'_>) -> Option<Result<usize, String>> {
+    let len = headers.u16()?;
+    let hole_offset = headers.u16()?;
+    let info = headers.u8()?;
+    let has_hole = info & IMAGE_HAS_HOLE != 0;
+    let compressed = info & IMAGE_COMPRESSED != 0;
+    let hole_length = match (compressed, has_hole) {
+        (true, true) => headers.u16()?,
+        (true, false) => 0,
+        (false, _) => BLOCK_SIZE.wrapping_sub(len),
+    };
+    Some(if has_hole && (hole_offset == 0 || hole_length == 0 || len == BLOCK_SIZE) {
+        Err(format!(
+            "BKPIMAGE_HAS_HOLE set, but hole offset {hole_offset} length {hole_length} block image length {len}"
+        ))
+    } else if !has_hole && (hole_offset != 0 || hole_length != 0) {
+        Err(format!("BKPIMAGE_HAS_HOLE not set, but hole offset {hole_offset} length {hole_length}"))
+    } else if compressed && len == BLOCK_SIZE {
+        Err(format!("BKPIMAGE_COMPRESSED set, but block image length {len}"))
+    } else {
+        Ok(usize::from(len))
+    })
 }
