@@ -1,0 +1,38 @@
+//! What /proc tells about processes: children, sleeps, whether they are there.
+
+use std::fs;
+
+use sys::process::Pid;
+
+/// The children of a process.
+pub fn children(pid: Pid) -> Vec<Pid> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let Ok(text) = fs::read_to_string(path) else { return Vec::new() };
+    text.split_ascii_whitespace().filter_map(|word| word.parse().ok().map(Pid)).collect()
+}
+
+/// Whether the process runs: it is there and not a zombie.
+pub fn runs(pid: Pid) -> bool {
+    status_field(pid, "State").is_some_and(|state| !state.starts_with(['Z', 'X']))
+}
+
+/// Whether SIGSTOP has stopped the process.
+pub fn stopped(pid: Pid) -> bool {
+    status_field(pid, "State").is_some_and(|state| state.starts_with('T'))
+}
+
+/// How often the process gave up the CPU to wait for something: a process that sleeps does so once per wake-up.
+pub fn sleeps(pid: Pid) -> Option<u64> {
+    status_field(pid, "voluntary_ctxt_switches")?.parse().ok()
+}
+
+/// Open file descriptors of the process.
+pub fn descriptors(pid: Pid) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+fn status_field(pid: Pid, name: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.trim().to_owned())
+}

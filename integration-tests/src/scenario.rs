@@ -1,0 +1,51 @@
+//! The directory of one test: it goes when the test succeeds and stays, named in the output, when it fails.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A directory of its own for the nodes and files of one test. Declare it before the nodes, so that they go first.
+#[derive(Debug)]
+pub struct Scenario {
+    root: PathBuf,
+}
+
+impl Scenario {
+    /// Makes the directory, under `WALSHIP_TEST_DIR` or the system's temporary directory.
+    pub fn new(name: &str) -> Scenario {
+        let base = std::env::var_os("WALSHIP_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let root = tempfile::Builder::new()
+            .prefix(&format!("walship-{name}-"))
+            .tempdir_in(&base)
+            .unwrap_or_else(|error| panic!("could not make a directory in {}: {error}", base.display()))
+            .keep();
+        Scenario { root }
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Writes a file and gives its path.
+    pub fn write(&self, name: &str, contents: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, contents).unwrap();
+        path
+    }
+}
+
+impl Drop for Scenario {
+    #[allow(clippy::print_stderr, reason = "who reads a failed test must learn where its files are")]
+    fn drop(&mut self) {
+        if std::thread::panicking() || std::env::var_os("WALSHIP_KEEP").is_some() {
+            eprintln!("data directories and logs are left in {}", self.root.display());
+        } else {
+            let _best_effort = fs::remove_dir_all(&self.root);
+        }
+    }
+}
