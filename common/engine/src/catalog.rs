@@ -1,0 +1,325 @@
+//! PostgreSQL's functions and views that this server has: one table of each, and who answers them.
+//!
+//! The engine registers them with SQLite (functions as SQL functions, views as eponymous virtual tables, so any SELECT
+//! works on them) and asks a [`SystemInfo`] for what they return. A session's answers come from shared memory and may
+//! wait on its latch (pg_sleep); the startup process answers for statements it executes.
+
+use crate::error::SqlError;
+use crate::types::Type;
+
+/// A value that a function or a view returns.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SystemValue {
+    /// NULL
+    Null,
+    /// bool
+    Bool(bool),
+    /// Any of the integer types
+    Integer(i64),
+    /// float8
+    Float(f64),
+    /// Everything that travels as text: names, LSNs, timestamps, intervals
+    Text(String),
+    /// bytea
+    Bytes(Vec<u8>),
+}
+
+impl From<&str> for SystemValue {
+    fn from(text: &str) -> SystemValue {
+        SystemValue::Text(text.to_owned())
+    }
+}
+
+impl From<String> for SystemValue {
+    fn from(text: String) -> SystemValue {
+        SystemValue::Text(text)
+    }
+}
+
+impl From<bool> for SystemValue {
+    fn from(value: bool) -> SystemValue {
+        SystemValue::Bool(value)
+    }
+}
+
+impl From<i64> for SystemValue {
+    fn from(value: i64) -> SystemValue {
+        SystemValue::Integer(value)
+    }
+}
+
+impl From<i32> for SystemValue {
+    fn from(value: i32) -> SystemValue {
+        SystemValue::Integer(i64::from(value))
+    }
+}
+
+impl<T: Into<SystemValue>> From<Option<T>> for SystemValue {
+    fn from(value: Option<T>) -> SystemValue {
+        value.map_or(SystemValue::Null, Into::into)
+    }
+}
+
+/// Who knows what the functions and views say.
+pub trait SystemInfo {
+    /// Calls a function. `arguments` are as many as its row in [`FUNCTIONS`] allows, none of them NULL unless the
+    /// function is not strict (a strict one is NULL for a NULL without being called); booleans come as
+    /// `SystemValue::Integer`, numbers as text where the client wrote text.
+    fn call(&self, function: Function, arguments: &[SystemValue]) -> Result<SystemValue, SqlError>;
+
+    /// All rows of a view, each with as many values as the view has columns.
+    fn rows(&self, view: View) -> Result<Vec<Vec<SystemValue>>, SqlError>;
+}
+
+/// What a function may do to the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Only looks: usable anywhere, also in views, triggers and column defaults.
+    None,
+    /// Acts or waits: usable in a client's own statement alone, never from the schema.
+    Acts,
+}
+
+/// A function's row.
+#[derive(Debug)]
+pub struct FunctionRow {
+    /// Its name
+    pub name: &'static str,
+    /// Which it is; several names may mean the same one
+    pub function: Function,
+    /// Fewest and most arguments
+    pub arguments: (u8, u8),
+    /// The type it returns
+    pub returns: Type,
+    /// What it does
+    pub effect: Effect,
+}
+
+macro_rules! functions {
+    ($($(#[$doc:meta])* $variant:ident: $($name:literal)|+, $min:literal..=$max:literal, $returns:ident, $effect:ident;)*) => {
+        /// The functions.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Function { $($(#[$doc])* $variant,)* }
+
+        /// Every name under which a function can be called.
+        pub const FUNCTIONS: &[FunctionRow] = &[$($(FunctionRow {
+            name: $name,
+            function: Function::$variant,
+            arguments: ($min, $max),
+            returns: Type::$returns,
+            effect: Effect::$effect,
+        },)+)*];
+    };
+}
+
+functions! {
+    /// Whether this node is a standby
+    IsInRecovery: "pg_is_in_recovery", 0..=0, Bool, None;
+    /// End of what was written to the log's files (error on a standby)
+    CurrentWalLsn: "pg_current_wal_lsn", 0..=0, PgLsn, None;
+    /// End of what was inserted
+    CurrentWalInsertLsn: "pg_current_wal_insert_lsn", 0..=0, PgLsn, None;
+    /// End of what is durable
+    CurrentWalFlushLsn: "pg_current_wal_flush_lsn", 0..=0, PgLsn, None;
+    /// End of what the standby received and made durable
+    LastWalReceiveLsn: "pg_last_wal_receive_lsn", 0..=0, PgLsn, None;
+    /// End of what the standby put
+    LastWalReplayLsn: "pg_last_wal_replay_lsn", 0..=0, PgLsn, None;
+    /// Commit time of the last record put
+    LastXactReplayTimestamp: "pg_last_xact_replay_timestamp", 0..=0, Timestamptz, None;
+    /// Bytes between two positions; answered here
+    WalLsnDiff: "pg_wal_lsn_diff", 2..=2, Numeric, None;
+    /// Name of the file that holds a position
+    WalfileName: "pg_walfile_name", 1..=1, Text, None;
+    /// Ends the current segment
+    SwitchWal: "pg_switch_wal", 0..=0, PgLsn, Acts;
+    /// Writes a message into the log: transactional, prefix, content
+    LogicalEmitMessage: "pg_logical_emit_message", 3..=3, PgLsn, Acts;
+    /// Ends another session: pid, timeout in ms
+    TerminateBackend: "pg_terminate_backend", 1..=2, Bool, Acts;
+    /// Ends another session's statement
+    CancelBackend: "pg_cancel_backend", 1..=1, Bool, Acts;
+    /// Reads the configuration again
+    ReloadConf: "pg_reload_conf", 0..=0, Bool, Acts;
+    /// The session's process
+    BackendPid: "pg_backend_pid", 0..=0, Int4, None;
+    /// Waits, seconds
+    Sleep: "pg_sleep", 1..=1, Void, Acts;
+    /// What this server is
+    Version: "version", 0..=0, Text, None;
+    /// The time
+    Now: "now" | "transaction_timestamp" | "statement_timestamp" | "clock_timestamp", 0..=0, Timestamptz, None;
+    /// The database of the startup packet
+    CurrentDatabase: "current_database" | "current_catalog", 0..=0, Name, None;
+    /// The user of the startup packet
+    CurrentUser: "current_user" | "session_user" | "current_role", 0..=0, Name, None;
+    /// A setting's value: name, whether NULL is the answer for an unknown one
+    CurrentSetting: "current_setting", 1..=2, Text, None;
+}
+
+/// A view's row.
+#[derive(Debug)]
+pub struct ViewRow {
+    /// Its name
+    pub name: &'static str,
+    /// Which it is
+    pub view: View,
+    /// Columns in order
+    pub columns: &'static [(&'static str, Type)],
+}
+
+/// The views.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum View {
+    /// One row per process
+    StatActivity,
+    /// One row per walsender that streams
+    StatReplication,
+    /// The walreceiver's one row while there is one
+    StatWalReceiver,
+    /// One row per setting
+    Settings,
+}
+
+/// Every view with its columns (PostgreSQL 15's).
+pub const VIEWS: &[ViewRow] = &[
+    ViewRow {
+        name: "pg_stat_activity",
+        view: View::StatActivity,
+        columns: &[
+            ("datid", Type::Oid),
+            ("datname", Type::Name),
+            ("pid", Type::Int4),
+            ("leader_pid", Type::Int4),
+            ("usesysid", Type::Oid),
+            ("usename", Type::Name),
+            ("application_name", Type::Text),
+            ("client_addr", Type::Inet),
+            ("client_hostname", Type::Text),
+            ("client_port", Type::Int4),
+            ("backend_start", Type::Timestamptz),
+            ("xact_start", Type::Timestamptz),
+            ("query_start", Type::Timestamptz),
+            ("state_change", Type::Timestamptz),
+            ("wait_event_type", Type::Text),
+            ("wait_event", Type::Text),
+            ("state", Type::Text),
+            ("backend_xid", Type::Xid),
+            ("backend_xmin", Type::Xid),
+            ("query_id", Type::Int8),
+            ("query", Type::Text),
+            ("backend_type", Type::Text),
+        ],
+    },
+    ViewRow {
+        name: "pg_stat_replication",
+        view: View::StatReplication,
+        columns: &[
+            ("pid", Type::Int4),
+            ("usesysid", Type::Oid),
+            ("usename", Type::Name),
+            ("application_name", Type::Text),
+            ("client_addr", Type::Inet),
+            ("client_hostname", Type::Text),
+            ("client_port", Type::Int4),
+            ("backend_start", Type::Timestamptz),
+            ("backend_xmin", Type::Xid),
+            ("state", Type::Text),
+            ("sent_lsn", Type::PgLsn),
+            ("write_lsn", Type::PgLsn),
+            ("flush_lsn", Type::PgLsn),
+            ("replay_lsn", Type::PgLsn),
+            ("write_lag", Type::Interval),
+            ("flush_lag", Type::Interval),
+            ("replay_lag", Type::Interval),
+            ("sync_priority", Type::Int4),
+            ("sync_state", Type::Text),
+            ("reply_time", Type::Timestamptz),
+        ],
+    },
+    ViewRow {
+        name: "pg_stat_wal_receiver",
+        view: View::StatWalReceiver,
+        columns: &[
+            ("pid", Type::Int4),
+            ("status", Type::Text),
+            ("receive_start_lsn", Type::PgLsn),
+            ("receive_start_tli", Type::Int4),
+            ("written_lsn", Type::PgLsn),
+            ("flushed_lsn", Type::PgLsn),
+            ("received_tli", Type::Int4),
+            ("last_msg_send_time", Type::Timestamptz),
+            ("last_msg_receipt_time", Type::Timestamptz),
+            ("latest_end_lsn", Type::PgLsn),
+            ("latest_end_time", Type::Timestamptz),
+            ("slot_name", Type::Text),
+            ("sender_host", Type::Text),
+            ("sender_port", Type::Int4),
+            ("conninfo", Type::Text),
+        ],
+    },
+    ViewRow {
+        name: "pg_settings",
+        view: View::Settings,
+        columns: &[
+            ("name", Type::Text),
+            ("setting", Type::Text),
+            ("unit", Type::Text),
+            ("category", Type::Text),
+            ("short_desc", Type::Text),
+            ("extra_desc", Type::Text),
+            ("context", Type::Text),
+            ("vartype", Type::Text),
+            ("source", Type::Text),
+            ("min_val", Type::Text),
+            ("max_val", Type::Text),
+            ("enumvals", Type::Text),
+            ("boot_val", Type::Text),
+            ("reset_val", Type::Text),
+            ("sourcefile", Type::Text),
+            ("sourceline", Type::Int4),
+            ("pending_restart", Type::Bool),
+        ],
+    },
+];
+
+impl View {
+    /// The view's row.
+    pub fn row(self) -> &'static ViewRow {
+        VIEWS.iter().find(|row| row.view == self).expect("every view has its row")
+    }
+}
+
+impl Function {
+    /// The function's row (that of its first name).
+    pub fn row(self) -> &'static FunctionRow {
+        FUNCTIONS.iter().find(|row| row.function == self).expect("every function has its row")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_have_postgresql_15_column_counts() {
+        let counts: Vec<_> = VIEWS.iter().map(|row| (row.name, row.columns.len())).collect();
+        assert_eq!(
+            counts,
+            [
+                ("pg_stat_activity", 22),
+                ("pg_stat_replication", 20),
+                ("pg_stat_wal_receiver", 15),
+                ("pg_settings", 17)
+            ]
+        );
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = FUNCTIONS.iter().map(|row| row.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), FUNCTIONS.len());
+    }
+}
