@@ -1,0 +1,98 @@
+//! Interrupts: the reasons for which another process (or a signal) wants this one's attention.
+//!
+//! Every process slot has one pending word: the slot's generation in the upper half, a bit per reason in the lower. A
+//! sender ORs its bits in by compare-exchange *with the generation it means*, so an interrupt never reaches a later owner
+//! of the slot; then it sets the target's latch. The target asks with one load ([`Me::pending`](crate::process::Me::pending)) and
+//! clears each bit just before it acts on it ([`Me::take`](crate::process::Me::take)), so that what comes during the action is kept, and a failing action
+//! doesn't swallow the others.
+//!
+//! Holding is per bit: while a [`HoldGuard`](crate::process::HoldGuard) lives, `pending` doesn't show its bits; the end of the last hold sets the own
+//! latch if one of them has come.
+//!
+//! Follows PostgreSQL's procsignal.c and the proposal "Interrupts vs signals" (facts of PostgreSQL 18, storage/ipc); differs in: the
+//! generation, and holds per bit.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::bit_set::bit_set;
+
+bit_set! {
+    /// A set of reasons.
+    pub struct Interrupts: u32 {
+        /// End this process (SIGTERM): FATAL 57P01 in a session.
+        const TERMINATE = 1 << 0;
+        /// Cancel the statement (SIGINT): 57014.
+        const QUERY_CANCEL = 1 << 1;
+        /// Read the configuration again (SIGHUP).
+        const CONFIG_RELOAD = 1 << 2;
+        /// Absorb a barrier.
+        const BARRIER = 1 << 3;
+        /// To a walsender: shutdown begins, refuse new commands.
+        const WALSND_INIT_STOPPING = 1 << 4;
+        /// The last phase (SIGUSR2): a walsender ends once caught up, the checkpointer writes the shutdown checkpoint.
+        const STOP = 1 << 5;
+        /// The client is gone: FATAL 08006.
+        const CLIENT_CONNECTION_LOST = 1 << 6;
+        /// The statement has run too long: 57014.
+        const STATEMENT_TIMEOUT = 1 << 7;
+        /// The session has been idle too long: FATAL 57P05.
+        const IDLE_TIMEOUT = 1 << 8;
+        /// To the startup process: promotion is wanted.
+        const PROMOTE = 1 << 9;
+        /// A read must end because it keeps the tables' own log from being cut: 40001.
+        const READ_HOLDS_LOG = 1 << 10;
+    }
+}
+
+/// A slot's pending word. An even generation means that nobody is attached.
+///
+/// Written by senders (compare-exchange), the owner (clearing bits) and at attach and detach. Invariant: the generation
+/// only grows, and bits are set only while it is odd.
+pub(crate) struct PendingWord<'a>(pub(crate) &'a AtomicU64);
+
+impl PendingWord<'_> {
+    /// The generation now.
+    pub(crate) fn generation(&self) -> u32 {
+        // Acquire: pairs with the AcqRel in `advance`; who sees a generation sees what its owner published before.
+        generation_of(self.0.load(Ordering::Acquire))
+    }
+
+    /// Begins the next generation without any bit, and returns it.
+    pub(crate) fn advance(&self) -> u32 {
+        let next = |word| Some(u64::from(generation_of(word).wrapping_add(1)) << 32);
+        let old = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        generation_of(old.expect("the closure always gives a value")).wrapping_add(1)
+    }
+
+    /// ORs `bits` in if `generation` is still that of the slot.
+    pub(crate) fn send(&self, generation: u32, bits: Interrupts) -> bool {
+        let with_bits = |word| (generation_of(word) == generation).then_some(word | u64::from(bits.bits()));
+        // Release: pairs with the Acquire of the owner's `take`; what the sender did before is seen by who acts on it.
+        self.0.fetch_update(Ordering::Release, Ordering::Relaxed, with_bits).is_ok()
+    }
+
+    /// All bits that are set.
+    pub(crate) fn bits(&self) -> Interrupts {
+        Interrupts::from_bits(bits_of(self.0.load(Ordering::Relaxed)))
+    }
+
+    /// Clears `bits` and returns those that were set. For the owner.
+    pub(crate) fn take(&self, bits: Interrupts) -> Interrupts {
+        // Saves the locked instruction in the usual case. A bit that comes right now is met by the next look: its
+        // sender sets the latch afterwards.
+        if !self.bits().intersects(bits) {
+            return Interrupts::NONE;
+        }
+        // Acquire: pairs with the Release in `send`.
+        let old = self.0.fetch_and(!u64::from(bits.bits()), Ordering::Acquire);
+        Interrupts::from_bits(bits_of(old)) & bits
+    }
+}
+
+fn generation_of(word: u64) -> u32 {
+    u32::try_from(word >> 32).expect("half a word")
+}
+
+fn bits_of(word: u64) -> u32 {
+    u32::try_from(word & u64::from(u32::MAX)).expect("half a word")
+}

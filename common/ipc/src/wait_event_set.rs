@@ -1,0 +1,413 @@
+//! The wait event set: the one place where a process sleeps.
+//!
+//! A set is built once, waited on many times: [`WaitEventSet::add_latch`], [`add_socket`](WaitEventSet::add_socket),
+//! [`add_postmaster_death`](WaitEventSet::add_postmaster_death), [`add_child_exit`](WaitEventSet::add_child_exit) register
+//! an event and return its [`Position`]; [`modify`](WaitEventSet::modify) changes what a socket is waited for and costs nothing when nothing changes;
+//! [`remove`](WaitEventSet::remove) takes an event out, to be done before its descriptor is closed. Readiness is a level: what isn't dealt with is reported again.
+//!
+//! [`WaitEventSet::wait`]:
+//! * returns what occurred, each position at most once; nothing means that the time is over, never anything else;
+//! * publishes the wait event while it sleeps;
+//! * reads the signals of the process, turns them into interrupts and sets the own latch; a signal as such never ends a
+//!   wait, and EINTR is never seen;
+//! * looks at the kernel once even if the latch is set already, lest a busy latch starve the sockets;
+//! * measures its time-out from its start, however often the kernel's wait is repeated; a time-out of 0 looks once;
+//! * believes the postmaster's death only after a read of the pipe.
+//!
+//! Errors and hang-ups of a socket count as the readiness that was asked for: the read or write that follows tells them.
+//!
+//! The kernel is behind [`Backend`] (wait_event_set/epoll.rs). A child must drop the sets that it inherits without using them: they are still
+//! the parent's.
+//!
+//! Follows PostgreSQL 18 src/backend/storage/ipc/waiteventset.c; differs in: events can be removed, child exits are
+//! events, time-outs in microseconds.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, RawFd},
+    sync::atomic::Ordering,
+    time::Duration,
+};
+
+use sys::{
+    clock,
+    process::{self, PidFd},
+};
+
+use self::epoll::Backend;
+use crate::{
+    bit_set::bit_set,
+    latch::Latch,
+    process::{Me, Postmaster, Waiter},
+    wait_event::WaitEvent,
+};
+
+mod epoll;
+
+bit_set! {
+    /// What to wait for on a socket.
+    pub struct SocketEvents: u32 {
+        /// There is something to read, or the end of the stream.
+        const READABLE = 1 << 1;
+        /// There is room to write.
+        const WRITEABLE = 1 << 2;
+        /// A connection attempt is over, well or badly.
+        const CONNECTED = 1 << 6;
+        /// The peer has closed its side, whether or not there is still something to read.
+        const CLOSED = 1 << 7;
+        /// There is a connection to accept.
+        const ACCEPT = 1 << 8;
+    }
+}
+
+bit_set! {
+    /// What occurred.
+    pub struct Events: u32 {
+        /// The latch is set.
+        const LATCH_SET = 1 << 0;
+        /// As [`SocketEvents::READABLE`].
+        const SOCKET_READABLE = 1 << 1;
+        /// As [`SocketEvents::WRITEABLE`].
+        const SOCKET_WRITEABLE = 1 << 2;
+        /// The postmaster is gone.
+        const POSTMASTER_DEATH = 1 << 4;
+        /// As [`SocketEvents::CONNECTED`].
+        const SOCKET_CONNECTED = 1 << 6;
+        /// As [`SocketEvents::CLOSED`].
+        const SOCKET_CLOSED = 1 << 7;
+        /// As [`SocketEvents::ACCEPT`].
+        const SOCKET_ACCEPT = 1 << 8;
+        /// The child has ended and can be reaped.
+        const CHILD_EXIT = 1 << 9;
+    }
+}
+
+/// An event's place in its set. Never means a later event in the same place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Position {
+    index: u32,
+    generation: u32,
+}
+
+/// An event that occurred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Occurred {
+    /// Which one.
+    pub position: Position,
+    /// What happened there.
+    pub events: Events,
+}
+
+/// What a wait does when the postmaster is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnPostmasterDeath {
+    /// Ends this process at once, with status 1.
+    Exit,
+    /// Reports [`Events::POSTMASTER_DEATH`].
+    Report,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Latch,
+    Socket(RawFd, SocketEvents),
+    PostmasterDeath(OnPostmasterDeath),
+    ChildExit(RawFd),
+}
+
+/// A place for an event. Its generation grows when the event is removed.
+#[derive(Debug)]
+struct Place {
+    generation: u32,
+    event: Option<Kind>,
+}
+
+/// A set of events to wait for.
+pub struct WaitEventSet {
+    waiter: Option<&'static Waiter>,
+    backend: Backend,
+    places: Vec<Place>,
+    capacity: usize,
+    latch_position: Option<Position>,
+    ready: Vec<Ready>,
+}
+
+/// What a back-end found: a registered event's data and what is true of its descriptor.
+#[derive(Clone, Copy, Debug)]
+struct Ready {
+    token: Token,
+    readable: bool,
+    writeable: bool,
+    closed: bool,
+}
+
+/// What a back-end is to report for a registered descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    /// The signals of the process.
+    Signals,
+    /// An event of the set.
+    Event(Position),
+}
+
+impl std::fmt::Debug for WaitEventSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WaitEventSet").field("places", &self.places).finish_non_exhaustive()
+    }
+}
+
+impl WaitEventSet {
+    /// An empty set of a child, for up to `capacity` events.
+    pub fn new(me: &Me, capacity: usize) -> io::Result<WaitEventSet> {
+        WaitEventSet::of_waiter(Some(me.waiter()), capacity)
+    }
+
+    /// An empty set of the postmaster.
+    pub fn for_postmaster(postmaster: &Postmaster, capacity: usize) -> io::Result<WaitEventSet> {
+        WaitEventSet::of_waiter(Some(postmaster.waiter()), capacity)
+    }
+
+    /// An empty set of a program that is no process of a node (a command line tool, a test): no latch, no postmaster, and
+    /// signals do what they do.
+    pub fn without_process(capacity: usize) -> io::Result<WaitEventSet> {
+        WaitEventSet::of_waiter(None, capacity)
+    }
+
+    pub(crate) fn of_waiter(waiter: Option<&'static Waiter>, capacity: usize) -> io::Result<WaitEventSet> {
+        let backend = Backend::new(capacity + 1)?;
+        if let Some(waiter) = waiter {
+            backend.add(waiter.signal_fd(), SocketEvents::READABLE, Token::Signals)?;
+        }
+        let places = Vec::with_capacity(capacity);
+        Ok(WaitEventSet { waiter, backend, places, capacity, latch_position: None, ready: Vec::new() })
+    }
+
+    /// Adds the process's latch. Panics when it is in the set already or the process has none.
+    pub fn add_latch(&mut self) -> io::Result<Position> {
+        let waiter = self.waiter.expect("a latch needs a process");
+        waiter.latch.assert_owner();
+        assert!(self.latch_position.is_none(), "cannot wait on more than one latch");
+        let position = self.place(Kind::Latch);
+        self.latch_position = Some(position);
+        Ok(position)
+    }
+
+    /// Adds a socket (or pipe). Fails when it is in the set already or can't be waited for.
+    pub fn add_socket(&mut self, socket: impl AsFd, events: SocketEvents) -> io::Result<Position> {
+        let fd = socket.as_fd().as_raw_fd();
+        let position = self.place(Kind::Socket(fd, events));
+        self.register(fd, events, position)
+    }
+
+    /// Adds the death of the postmaster.
+    pub fn add_postmaster_death(&mut self, action: OnPostmasterDeath) -> io::Result<Position> {
+        let death = self.waiter.and_then(|waiter| waiter.postmaster_death);
+        let fd = death.expect("only a child has a postmaster").raw();
+        let position = self.place(Kind::PostmasterDeath(action));
+        self.register(fd, SocketEvents::READABLE, position)
+    }
+
+    /// Adds the exit of a child.
+    pub fn add_child_exit(&mut self, child: &PidFd) -> io::Result<Position> {
+        let fd = child.as_fd().as_raw_fd();
+        let position = self.place(Kind::ChildExit(fd));
+        self.register(fd, SocketEvents::READABLE, position)
+    }
+
+    /// Changes what a socket is waited for, also to nothing. No system call when it stays the same.
+    pub fn modify(&mut self, position: Position, events: SocketEvents) -> io::Result<()> {
+        let Kind::Socket(fd, old) = *self.event_mut(position) else {
+            panic!("cannot modify an event that is not a socket");
+        };
+        match (old.is_empty(), events.is_empty()) {
+            _ if old == events => return Ok(()),
+            // The kernel always reports errors and hang-ups: a socket that nobody wants to hear of would turn the
+            // wait into a busy loop. So it isn't registered.
+            (false, true) => self.backend.remove(fd)?,
+            (true, _) => self.backend.add(fd, events, Token::Event(position))?,
+            (false, false) => self.backend.modify(fd, events, Token::Event(position))?,
+        }
+        *self.event_mut(position) = Kind::Socket(fd, events);
+        Ok(())
+    }
+
+    /// Takes an event out. To be done before its descriptor is closed: the kernel's registration belongs to the open file, which
+    /// may live on in another process.
+    pub fn remove(&mut self, position: Position) -> io::Result<()> {
+        match *self.event_mut(position) {
+            Kind::Latch => self.latch_position = None,
+            Kind::Socket(_, SocketEvents::NONE) => {}
+            Kind::Socket(fd, _) | Kind::ChildExit(fd) => self.backend.remove(fd)?,
+            Kind::PostmasterDeath(_) => {
+                let death = self.waiter.and_then(|waiter| waiter.postmaster_death);
+                self.backend.remove(death.expect("it was added").raw())?;
+            }
+        }
+        self.vacate(position);
+        Ok(())
+    }
+
+    /// Waits until something occurs or `timeout` (None: for ever) is over, and replaces the contents of `occurred` by
+    /// what did; empty means that the time is over. An error means that the descriptors are broken.
+    pub fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        event: WaitEvent,
+        occurred: &mut Vec<Occurred>,
+    ) -> io::Result<()> {
+        occurred.clear();
+        if let Some(waiter) = self.waiter {
+            waiter.wait_event.store(event.code(), Ordering::Relaxed);
+        }
+        let result = self.wait_until_something(timeout, occurred);
+        if let Some(waiter) = self.waiter {
+            waiter.wait_event.store(0, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn wait_until_something(
+        &mut self,
+        timeout: Option<Duration>,
+        occurred: &mut Vec<Occurred>,
+    ) -> io::Result<()> {
+        let deadline = timeout.map(|timeout| clock::now().saturating_add(timeout));
+        let mut remaining = timeout;
+        loop {
+            self.wait_once(remaining, occurred)?;
+            if !occurred.is_empty() {
+                return Ok(());
+            }
+            if let Some(deadline) = deadline {
+                let rest = deadline.saturating_since(clock::now());
+                if rest.is_zero() {
+                    return Ok(());
+                }
+                remaining = Some(rest);
+            }
+        }
+    }
+
+    /// One kernel wait, and what came of it: possibly nothing (a signal, a false alarm, the end of the time).
+    fn wait_once(&mut self, timeout: Option<Duration>, occurred: &mut Vec<Occurred>) -> io::Result<()> {
+        let latch = self.latch();
+        let may_sleep = latch.is_none_or(|latch| !latch.is_set() && latch.prepare_to_sleep());
+        let timeout = if may_sleep { timeout } else { Some(Duration::ZERO) };
+        self.ready.clear();
+        let result = self.backend.wait(timeout, &mut self.ready);
+        // Before anything else, errors included: whoever sets the latch from now on need not signal.
+        if let Some(latch) = latch {
+            latch.awake();
+        }
+        match result {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        for index in 0..self.ready.len() {
+            let ready = self.ready[index];
+            if let Some(found) = self.translate(ready)? {
+                occurred.push(found);
+            }
+        }
+        // Also after another event ended the wait, and after a signal that was just read.
+        if let Some(position) = self.latch_position
+            && latch.is_some_and(Latch::is_set)
+        {
+            occurred.push(Occurred { position, events: Events::LATCH_SET });
+        }
+        Ok(())
+    }
+
+    /// What a ready descriptor means to the waiting process, if anything.
+    fn translate(&self, ready: Ready) -> io::Result<Option<Occurred>> {
+        let position = match ready.token {
+            Token::Signals => {
+                self.waiter.map_or(Ok(()), Waiter::poll_signals)?;
+                return Ok(None);
+            }
+            Token::Event(position) => position,
+        };
+        let place = &self.places[position.index as usize];
+        let events = match place.event {
+            // Removed between the kernel's look and now.
+            _ if place.generation != position.generation => Events::NONE,
+            None | Some(Kind::Latch) => Events::NONE,
+            Some(Kind::Socket(_, wanted)) => socket_events(wanted, ready),
+            Some(Kind::ChildExit(_)) => Events::CHILD_EXIT,
+            Some(Kind::PostmasterDeath(action)) => self.postmaster_death(action),
+        };
+        Ok((!events.is_empty()).then_some(Occurred { position, events }))
+    }
+
+    /// The pipe looks readable: believed only after a read, as kernels have been seen to be wrong.
+    fn postmaster_death(&self, action: OnPostmasterDeath) -> Events {
+        let alive =
+            self.waiter.and_then(|waiter| waiter.postmaster_death).is_none_or(|death| death.is_alive());
+        match action {
+            _ if alive => Events::NONE,
+            OnPostmasterDeath::Report => Events::POSTMASTER_DEATH,
+            OnPostmasterDeath::Exit => process::exit_immediately(1),
+        }
+    }
+
+    fn latch(&self) -> Option<&'static Latch> {
+        self.latch_position.and(self.waiter).map(|waiter| waiter.latch)
+    }
+
+    /// Puts an event into a free place.
+    fn place(&mut self, event: Kind) -> Position {
+        let free = self.places.iter().position(|place| place.event.is_none());
+        let index = free.unwrap_or_else(|| {
+            assert!(
+                self.places.len() < self.capacity,
+                "a wait event set for {} events is full",
+                self.capacity
+            );
+            self.places.push(Place { generation: 0, event: None });
+            self.places.len() - 1
+        });
+        self.places[index].event = Some(event);
+        let index_word = u32::try_from(index).expect("a set of a sane size");
+        Position { index: index_word, generation: self.places[index].generation }
+    }
+
+    fn vacate(&mut self, position: Position) {
+        let place = &mut self.places[position.index as usize];
+        place.event = None;
+        place.generation = place.generation.wrapping_add(1);
+    }
+
+    fn register(&mut self, fd: RawFd, events: SocketEvents, position: Position) -> io::Result<Position> {
+        if events.is_empty() {
+            return Ok(position);
+        }
+        let result = self.backend.add(fd, events, Token::Event(position));
+        if result.is_err() {
+            self.vacate(position);
+        }
+        result.map(|()| position)
+    }
+
+    fn event_mut(&mut self, position: Position) -> &mut Kind {
+        let place = &mut self.places[position.index as usize];
+        assert_eq!(place.generation, position.generation, "the event was removed");
+        place.event.as_mut().expect("a place of this generation holds an event")
+    }
+}
+
+/// What of `wanted` is true, under its name as an event.
+fn socket_events(wanted: SocketEvents, ready: Ready) -> Events {
+    let mut events = Events::NONE;
+    for (asked, event, found) in [
+        (SocketEvents::READABLE, Events::SOCKET_READABLE, ready.readable),
+        (SocketEvents::ACCEPT, Events::SOCKET_ACCEPT, ready.readable),
+        (SocketEvents::WRITEABLE, Events::SOCKET_WRITEABLE, ready.writeable),
+        (SocketEvents::CONNECTED, Events::SOCKET_CONNECTED, ready.writeable),
+        (SocketEvents::CLOSED, Events::SOCKET_CLOSED, ready.closed),
+    ] {
+        if found && wanted.intersects(asked) {
+            events |= event;
+        }
+    }
+    events
+}

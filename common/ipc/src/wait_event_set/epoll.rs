@@ -1,0 +1,89 @@
+//! The epoll back-end: one epoll instance per set; the process's signalfd is registered in it, so SIGURG (a latch was set)
+//! and every other signal make it ready.
+//!
+//! Kernel data is (position, generation) in one word, so that an event of a removed position is told from its successor's.
+//! Errors and hang-ups count as readable, writeable and closed.
+//!
+//! Follows the WAIT_USE_EPOLL and WAIT_USE_SIGNALFD parts of PostgreSQL 18 src/backend/storage/ipc/waiteventset.c.
+
+use std::{io, os::fd::RawFd, time::Duration};
+
+use sys::epoll::{self, Epoll};
+
+use super::{Position, Ready, SocketEvents, Token};
+
+/// The data of the signalfd: an index that no place has.
+const SIGNALS: u64 = u64::MAX;
+
+pub(super) struct Backend {
+    epoll: Epoll,
+    buffer: Vec<epoll::Ready>,
+}
+
+impl Backend {
+    /// A back-end for up to `capacity` descriptors.
+    pub(super) fn new(capacity: usize) -> io::Result<Backend> {
+        let mut buffer = Vec::new();
+        buffer.resize_with(capacity, || epoll::Ready::EMPTY);
+        Ok(Backend { epoll: Epoll::new()?, buffer })
+    }
+
+    pub(super) fn add(&self, fd: RawFd, events: SocketEvents, token: Token) -> io::Result<()> {
+        self.epoll.add(fd, to_kernel(events), data_of(token))
+    }
+
+    pub(super) fn modify(&self, fd: RawFd, events: SocketEvents, token: Token) -> io::Result<()> {
+        self.epoll.modify(fd, to_kernel(events), data_of(token))
+    }
+
+    pub(super) fn remove(&self, fd: RawFd) -> io::Result<()> {
+        self.epoll.remove(fd)
+    }
+
+    /// Waits and appends what is ready. Interrupted: a signal that isn't blocked came.
+    pub(super) fn wait(&mut self, timeout: Option<Duration>, ready: &mut Vec<Ready>) -> io::Result<()> {
+        let count = self.epoll.wait(&mut self.buffer, timeout)?;
+        ready.extend(self.buffer[..count].iter().map(from_kernel));
+        Ok(())
+    }
+}
+
+fn to_kernel(events: SocketEvents) -> u32 {
+    let mut bits = epoll::ERR | epoll::HUP;
+    if events.intersects(SocketEvents::READABLE | SocketEvents::ACCEPT) {
+        bits |= epoll::IN;
+    }
+    if events.intersects(SocketEvents::WRITEABLE | SocketEvents::CONNECTED) {
+        bits |= epoll::OUT;
+    }
+    if events.intersects(SocketEvents::CLOSED) {
+        bits |= epoll::RDHUP;
+    }
+    bits
+}
+
+fn from_kernel(event: &epoll::Ready) -> Ready {
+    let bits = event.events();
+    let broken = bits & (epoll::ERR | epoll::HUP) != 0;
+    Ready {
+        token: token_of(event.data()),
+        readable: broken || bits & epoll::IN != 0,
+        writeable: broken || bits & epoll::OUT != 0,
+        closed: broken || bits & epoll::RDHUP != 0,
+    }
+}
+
+fn data_of(token: Token) -> u64 {
+    match token {
+        Token::Signals => SIGNALS,
+        Token::Event(position) => u64::from(position.generation) << 32 | u64::from(position.index),
+    }
+}
+
+fn token_of(data: u64) -> Token {
+    if data == SIGNALS {
+        return Token::Signals;
+    }
+    let half = |word: u64| u32::try_from(word & u64::from(u32::MAX)).expect("half a word");
+    Token::Event(Position { index: half(data), generation: half(data >> 32) })
+}

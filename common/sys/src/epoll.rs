@@ -1,0 +1,142 @@
+//! Epoll, level-triggered, with time-outs to the microsecond where the kernel has them (epoll_pwait2, Linux 5.11).
+//!
+//! An epoll descriptor that a child inherits is the *same* set as the parent's: the child must only close it (drop does
+//! no more than that), never change it.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use crate::check;
+
+/// Readable, or a connection to accept, or the end of the stream.
+pub const IN: u32 = libc::EPOLLIN as u32;
+/// Writeable, or connected.
+pub const OUT: u32 = libc::EPOLLOUT as u32;
+/// The peer closed or shut down its side.
+pub const RDHUP: u32 = libc::EPOLLRDHUP as u32;
+/// An error is pending; always reported.
+pub const ERR: u32 = libc::EPOLLERR as u32;
+/// Hung up; always reported.
+pub const HUP: u32 = libc::EPOLLHUP as u32;
+
+/// What [`Epoll::wait`] fills in.
+pub struct Ready(libc::epoll_event);
+
+impl Ready {
+    /// A value to fill buffers with.
+    pub const EMPTY: Ready = Ready(libc::epoll_event { events: 0, u64: 0 });
+
+    /// The readiness bits ([`IN`], [`OUT`], …).
+    pub fn events(&self) -> u32 {
+        self.0.events
+    }
+
+    /// The data given at registration.
+    pub fn data(&self) -> u64 {
+        self.0.u64
+    }
+}
+
+impl std::fmt::Debug for Ready {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ready({:#x}, {:#x})", self.events(), self.data())
+    }
+}
+
+/// An epoll instance.
+#[derive(Debug)]
+pub struct Epoll(OwnedFd);
+
+impl Epoll {
+    /// Makes an empty instance.
+    pub fn new() -> io::Result<Epoll> {
+        // SAFETY: no memory is passed.
+        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: the call just made this descriptor and nobody else knows it.
+        Ok(Epoll(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Registers `fd` for `events`. Errors: AlreadyExists for a registered one, PermissionDenied for a plain file.
+    pub fn add(&self, fd: RawFd, events: u32, data: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, events, data)
+    }
+
+    /// Changes what a registered `fd` waits for.
+    pub fn modify(&self, fd: RawFd, events: u32, data: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, events, data)
+    }
+
+    /// Takes `fd` out; to be done before it is closed.
+    pub fn remove(&self, fd: RawFd) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
+    }
+
+    fn control(&self, operation: libc::c_int, fd: RawFd, events: u32, data: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events, u64: data };
+        // SAFETY: `event` is valid for the call, which copies it.
+        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event) })?;
+        Ok(())
+    }
+
+    /// Waits for readiness, at most `timeout` (None: for ever), and returns how many of `ready` are filled in.
+    ///
+    /// 0 means that the time is over; a signal gives ErrorKind::Interrupted, so that the caller can compute the rest
+    /// of its time. Without epoll_pwait2 the time-out is rounded up to a millisecond.
+    pub fn wait(&self, ready: &mut [Ready], timeout: Option<Duration>) -> io::Result<usize> {
+        static NO_PWAIT2: AtomicBool = AtomicBool::new(false);
+        // Relaxed: a hint of this process to itself.
+        if !NO_PWAIT2.load(Ordering::Relaxed) {
+            match self.wait_micros(ready, timeout) {
+                // Old kernels have no such call; seccomp profiles older than it say EPERM.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+                    NO_PWAIT2.store(true, Ordering::Relaxed);
+                }
+                result => return result,
+            }
+        }
+        self.wait_millis(ready, timeout)
+    }
+
+    fn wait_micros(&self, ready: &mut [Ready], timeout: Option<Duration>) -> io::Result<usize> {
+        let limit = timeout.map(|duration| libc::timespec {
+            tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(duration.subsec_nanos()),
+        });
+        let limit_ptr = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: `ready` is valid for its length (Ready is a transparent-sized wrapper of one epoll_event, see the
+        // assertion below), `limit` outlives the call, and a null signal mask means that it stays as it is.
+        let count = unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                self.0.as_raw_fd(),
+                ready.as_mut_ptr(),
+                max_events(ready),
+                limit_ptr,
+                std::ptr::null::<libc::sigset_t>(),
+                8_usize,
+            )
+        };
+        usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    }
+
+    fn wait_millis(&self, ready: &mut [Ready], timeout: Option<Duration>) -> io::Result<usize> {
+        let millis = timeout.map_or(-1, |duration| {
+            i32::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+        });
+        let events = ready.as_mut_ptr().cast::<libc::epoll_event>();
+        // SAFETY: `ready` is valid for its length and laid out as epoll_event.
+        let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events, max_events(ready), millis) };
+        usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    }
+}
+
+fn max_events(ready: &[Ready]) -> libc::c_int {
+    libc::c_int::try_from(ready.len()).unwrap_or(libc::c_int::MAX)
+}
+
+const _: () = assert!(size_of::<Ready>() == size_of::<libc::epoll_event>());
+const _: () = assert!(align_of::<Ready>() == align_of::<libc::epoll_event>());

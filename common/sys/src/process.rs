@@ -1,0 +1,182 @@
+//! Processes: ids, signals to them, pidfds, and what a child does about its parent's death.
+
+use std::{
+    fmt, io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    sync::atomic::{AtomicI32, Ordering},
+};
+
+use nix::{
+    errno::Errno,
+    sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    unistd,
+};
+
+use crate::{check, signal::Signal};
+
+/// A process id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pid(pub i32);
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The id kept by this process; 0 until first asked for. `fork::fork_process` clears it in the child.
+static CURRENT: AtomicI32 = AtomicI32::new(0);
+
+/// The id of this process, without a system call after the first time.
+pub fn current_pid() -> Pid {
+    match CURRENT.load(Ordering::Relaxed) {
+        0 => {
+            let pid = unistd::getpid().as_raw();
+            CURRENT.store(pid, Ordering::Relaxed);
+            Pid(pid)
+        }
+        pid => Pid(pid),
+    }
+}
+
+/// To be called in a fresh child: the kept id is the parent's.
+pub(crate) fn forget_current_pid() {
+    CURRENT.store(0, Ordering::Relaxed);
+}
+
+/// The id of the parent now; another process adopts orphans.
+pub fn parent_pid() -> Pid {
+    Pid(unistd::getppid().as_raw())
+}
+
+/// Sends `signal` to the process. Errors: ESRCH (no such process), EPERM (another user's).
+pub fn kill(pid: Pid, signal: Signal) -> io::Result<()> {
+    assert!(pid.0 > 0, "0 and negative numbers address process groups");
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::kill(pid.0, signal.number()) })?;
+    Ok(())
+}
+
+/// Sends `signal` to every process of the group that `leader` leads.
+pub fn kill_group(leader: Pid, signal: Signal) -> io::Result<()> {
+    assert!(leader.0 > 1, "1 would address every process there is");
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::kill(-leader.0, signal.number()) })?;
+    Ok(())
+}
+
+/// Whether a process with this id exists (also a zombie, also of another user).
+pub fn exists(pid: Pid) -> bool {
+    // SAFETY: no memory is passed; signal 0 only checks.
+    pid.0 > 0 && (unsafe { libc::kill(pid.0, 0) } == 0 || Errno::last() == Errno::EPERM)
+}
+
+/// Makes this process the leader of a new session and process group, so that a terminal's Ctrl-C doesn't reach it and
+/// its own children can be signalled as a group. Nothing happens when it leads one already.
+pub fn setsid() {
+    // The only error says that it is a leader already.
+    let _already_leader = unistd::setsid();
+}
+
+/// Asks the kernel to send `signal` to this process when its parent ends. The parent may be gone before the call:
+/// check that afterwards.
+pub fn set_parent_death_signal(signal: Signal) -> io::Result<()> {
+    let signal = nix::sys::signal::Signal::try_from(signal.number())?;
+    Ok(nix::sys::prctl::set_pdeathsig(signal)?)
+}
+
+/// Ends this process at once: no exit handlers, no destructors, no flushing.
+pub fn exit_immediately(status: i32) -> ! {
+    // SAFETY: _exit doesn't return and touches no memory of ours.
+    unsafe { libc::_exit(status) }
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// It exited with this status.
+    Exited(i32),
+    /// This signal ended it.
+    Signaled(i32),
+}
+
+impl fmt::Display for ExitStatus {
+    /// As PostgreSQL words it after "server process (PID n)".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            ExitStatus::Exited(status) => write!(f, "exited with exit code {status}"),
+            ExitStatus::Signaled(number) => {
+                write!(f, "was terminated by signal {number}: {}", signal_description(number))
+            }
+        }
+    }
+}
+
+/// The C library's text for a signal number ("Killed", "Aborted").
+fn signal_description(number: i32) -> String {
+    // SAFETY: strsignal takes any number and returns null or a string.
+    let text = unsafe { libc::strsignal(number) };
+    if text.is_null() {
+        return format!("unrecognized signal {number}");
+    }
+    // SAFETY: a string of the C library, valid until the next call, which can't come in between: there is one thread.
+    unsafe { std::ffi::CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
+/// A descriptor of a child, readable once it has ended. Unlike its id it is never another process's.
+#[derive(Debug)]
+pub struct PidFd {
+    fd: OwnedFd,
+    pid: Pid,
+}
+
+impl PidFd {
+    /// Opens the descriptor of `pid`; certain to be the right process only while that child isn't waited for.
+    pub fn open(pid: Pid) -> io::Result<PidFd> {
+        // SAFETY: no memory is passed. The flag close-on-exec is always set by this call.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.0, 0) };
+        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
+        // SAFETY: the call just made this descriptor and nobody else knows it.
+        Ok(PidFd { fd: unsafe { OwnedFd::from_raw_fd(fd) }, pid })
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Reaps the child if it has ended; None while it runs. Errors: ECHILD when it isn't ours or is reaped already.
+    pub fn wait(&self) -> io::Result<Option<ExitStatus>> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        loop {
+            return match waitid(Id::PIDFd(self.fd.as_fd()), flags) {
+                Ok(WaitStatus::Exited(_, status)) => Ok(Some(ExitStatus::Exited(status))),
+                Ok(WaitStatus::Signaled(_, signal, _)) => Ok(Some(ExitStatus::Signaled(signal as i32))),
+                Ok(_) => Ok(None),
+                Err(Errno::EINTR) => continue,
+                Err(errno) => Err(errno.into()),
+            };
+        }
+    }
+
+    /// Sends `signal`; ESRCH when it has ended and been reaped.
+    pub fn kill(&self, signal: Signal) -> io::Result<()> {
+        // SAFETY: no memory is passed: a null siginfo means the one that kill would make.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.fd.as_raw_fd(),
+                signal.number(),
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
