@@ -147,7 +147,8 @@ impl InputBuffer {
     fn message_size(&self) -> Result<Option<usize>, ErrorResponse> {
         let buffered = self.buffered();
         let Some(&[tag, a, b, c, d]) = buffered.first_chunk::<HEADER_SIZE>() else {
-            return Ok(None);
+            // A wrong tag is answered at once: whoever sent it may be waiting and never send more.
+            return buffered.first().map_or(Ok(None), |&tag| (self.check)(tag, 4).map(|()| None));
         };
         let length = i32::from_be_bytes([a, b, c, d]);
         (self.check)(tag, length)?;

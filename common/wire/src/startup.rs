@@ -249,7 +249,8 @@ fn parse_options(options: &str) -> Result<Vec<(String, String)>, ErrorResponse> 
 }
 
 fn invalid_switch(switch: &str) -> ErrorResponse {
-    ErrorResponse::fatal(SYNTAX_ERROR, format!("invalid command-line argument for server process: {switch}"))
+    let message = format!("invalid command-line argument for server process: {switch}");
+    ErrorResponse::fatal(SYNTAX_ERROR, message).with_hint("Known are \"-c name=value\" and \"--name=value\".")
 }
 
 fn split_options(options: &str) -> Vec<String> {

@@ -76,7 +76,8 @@ fn split_ipv6<'a>(uri: &str, bracketed: &'a str) -> Result<(&'a str, &'a str), C
 
 /// `name=value[&name=value]…`
 fn parse_query(query: &str, values: &mut Values) -> Result<(), ConninfoError> {
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+    let query = query.strip_suffix('&').unwrap_or(query);
+    for pair in query.split('&').take(if query.is_empty() { 0 } else { usize::MAX }) {
         let Some((name, value)) = pair.split_once('=') else {
             return error(format!("missing key/value separator \"=\" in URI query parameter: \"{pair}\""));
         };

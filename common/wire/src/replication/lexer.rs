@@ -68,7 +68,7 @@ const KEYWORDS: [&str; 22] = [
 /// The tokens of `text`.
 ///
 /// # Errors
-/// 42601: a quote without its end, an empty name, a character that begins no token, a number too large.
+/// 42601: a quote without its end, a character that begins no token, a number too large.
 pub(super) fn tokens(text: &str) -> Result<Vec<Token>, ErrorResponse> {
     let mut tokens = Vec::new();
     let mut rest = text.trim_ascii_start();
@@ -94,12 +94,12 @@ fn first_token(text: &str) -> Result<(Token, &str), ErrorResponse> {
     let first = text.chars().next().ok_or_else(syntax_error)?;
     match first {
         '\'' => {
-            let (content, after) = split_quoted(text, '\'', "unterminated quoted string")?;
+            let (content, after) = split_quoted(text, '\'')?;
             Ok((Token::Text(content), after))
         }
         '"' => {
-            let (name, after) = split_quoted(text, '"', "unterminated quoted string")?;
-            if name.is_empty() { Err(syntax_error()) } else { Ok((Token::Quoted(name), after)) }
+            let (name, after) = split_quoted(text, '"')?;
+            Ok((Token::Quoted(name), after))
         }
         '(' | ')' | ',' | ';' | '.' => Ok((Token::Symbol(first), &text[1..])),
         '0'..='9' => {
@@ -124,15 +124,12 @@ fn split_position(text: &str) -> Option<(Lsn, &str)> {
 }
 
 /// The contents of the quotes that `text` begins with (a doubled quote is one), and what follows.
-fn split_quoted<'a>(
-    text: &'a str,
-    quote: char,
-    unterminated: &str,
-) -> Result<(String, &'a str), ErrorResponse> {
+fn split_quoted(text: &str, quote: char) -> Result<(String, &str), ErrorResponse> {
+    let unterminated = || ErrorResponse::error(SYNTAX_ERROR, "unterminated quoted string");
     let mut content = String::new();
     let mut rest = &text[1..];
     loop {
-        let end = rest.find(quote).ok_or_else(|| ErrorResponse::error(SYNTAX_ERROR, unterminated))?;
+        let end = rest.find(quote).ok_or_else(unterminated)?;
         content.push_str(&rest[..end]);
         rest = &rest[end + 1..];
         match rest.strip_prefix(quote) {
