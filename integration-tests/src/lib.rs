@@ -32,6 +32,7 @@ pub mod load;
 pub mod node;
 pub mod procfs;
 pub mod programs;
+pub mod proxy;
 pub mod random;
 pub mod scenario;
 pub mod wait;
