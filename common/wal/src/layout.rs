@@ -15,7 +15,8 @@
 //! previous_record = placement.start; position = placement.end;
 //! ```
 //!
-//! Chunks come in rising order of position and leave no gap between `position` and `placement.end`.
+//! Chunks come in rising order of position and leave no gap between `position` and `placement.end`. What lies behind
+//! `placement.end` is the writer's care: a ring that is reused must not let its old bytes reach the file there.
 //!
 //! Follows PostgreSQL 15 src/backend/access/transam/xlog.c (ReserveXLogInsertLocation, CopyXLogRecordToWAL); differs in:
 //! positions are kept as LSNs, not as counts of usable bytes.

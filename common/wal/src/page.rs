@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn page_header_faults_have_postgresql_messages() {
         let foreign = "WAL file is from different database system: ";
-        let ids = "WAL file database system identifier is 81985529216486640, \
+        let ids = "WAL file database system identifier is 81985529216486896, \
                    pg_control database system identifier is 81985529216486895";
         let table: [(usize, u8, String); 7] = [
             (0, 0x06, "invalid magic number D106 in log segment 000000010000000000000001, offset 0".into()),

@@ -86,7 +86,8 @@ pub struct Record<'a> {
 }
 
 /// A record whose first part is in the log and whose rest is not. A primary that goes on here writes
-/// an OVERWRITE_CONTRECORD record at `missing_page` in place of the rest, for the first part may have been streamed.
+/// an OVERWRITE_CONTRECORD record at `missing_page` in place of the rest, for the first part may have been streamed. So
+/// the log to keep (and to make durable) ends at `missing_page`, not at the reader's position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AbortedContrecord {
     /// Where the record starts.
@@ -190,6 +191,8 @@ enum Step {
     Again,
 }
 
+/// No page behind this is read: beyond lies the end of the address space, and no log comes near it.
+const PAGE_MAX: Lsn = Lsn(u64::MAX - (8 << 30));
 /// Memory kept for the next record that spans pages, after a greater one.
 const ASSEMBLED_KEEP: usize = 1 << 20;
 
@@ -452,6 +455,9 @@ impl<S: PageSource> WalReader<S> {
     fn load(&mut self, page: Lsn, needed: usize, record: Lsn) -> Result<(), ReadError> {
         if self.page.at == page && needed <= self.page.valid {
             return Ok(());
+        }
+        if page > PAGE_MAX {
+            return Err(self.end_of_log(record, format!("invalid record offset at {record}")));
         }
         let segment = self.segment_size.number_of(page);
         let first_page = self.segment_size.first_byte(segment);
