@@ -249,6 +249,11 @@ impl<S: PageSource> WalReader<S> {
         &mut self.source
     }
 
+    /// Gives the source back, for whoever goes on to write where the log ended.
+    pub fn into_source(self) -> S {
+        self.source
+    }
+
     /// Looks for the next record at `position`, as a new reader would. What was held of pages and records is forgotten.
     pub fn seek(&mut self, position: Lsn) {
         self.position = position.align8();

@@ -126,6 +126,7 @@ fn reader_stops_at_the_limit_and_goes_on() {
     assert_eq!(reader.next().unwrap().main_data, log.written[1].main_data);
     assert!(matches!(reader.next(), Err(ReadError::NotYet)));
     assert_eq!(reader.position(), log.position);
+    assert_eq!(reader.into_source().into_store().highest(TLI).unwrap(), Some(SegmentNumber(1)));
 }
 
 #[test]
