@@ -1,0 +1,133 @@
+//! Who lives: pid, pidfd, kind and slot of every child, and which slots are free.
+//!
+//! Private to the postmaster. Shared memory belongs to the children too, and one that has gone wild may have written
+//! anything there; so which slots are free is kept here, and from a slot only its state is read: whether the child has
+//! detached (else it crashed, whatever its exit status says) and whether it has become a walsender.
+//!
+//! A kind with a fixed slot has at most one child. Client connections take a slot from the free list; dead-end children
+//! have none, and their number is limited here.
+//!
+//! Follows PostgreSQL 18 src/backend/postmaster/pmchild.c; differs in: one pool for all connections, laid out as the
+//! process slots are.
+
+use ipc::proc::{ProcArray, ProcNumber, SlotState};
+use ipc::wait_event_set::Position;
+use sys::process::{ExitStatus, Pid, PidFd};
+
+use crate::child_kind::{Census, ChildEnd, ChildKind};
+
+/// A child that has not been reaped.
+#[derive(Debug)]
+pub struct Child {
+    /// What it was forked as.
+    pub kind: ChildKind,
+    /// Its slot; `None`: a dead-end child.
+    pub number: Option<ProcNumber>,
+    /// Becomes readable when it ends.
+    pub pidfd: PidFd,
+    /// Where the pidfd is in the wait event set.
+    pub position: Position,
+}
+
+impl Child {
+    /// Its process id, which can't be anybody else's before it is reaped.
+    pub fn pid(&self) -> Pid {
+        self.pidfd.pid()
+    }
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct ChildTable {
+    procs: &'static ProcArray,
+    children: Vec<Child>,
+    free: Vec<ProcNumber>,
+    dead_ends_max: usize,
+}
+
+impl ChildTable {
+    /// An empty table over the slots; all those from [`ProcNumber::FIRST_BACKEND`] on are for connections.
+    pub fn new(procs: &'static ProcArray) -> ChildTable {
+        let backends = ProcNumber::FIRST_BACKEND.index()..procs.len();
+        let number = |index| ProcNumber(u32::try_from(index).expect("slots are counted in 32 bits"));
+        ChildTable {
+            procs,
+            children: Vec::new(),
+            dead_ends_max: backends.len(),
+            // Taken from the end: the lowest first.
+            free: backends.rev().map(number).collect(),
+        }
+    }
+
+    /// The most children that there can be at once.
+    pub fn children_max(&self) -> usize {
+        self.procs.len() + self.dead_ends_max
+    }
+
+    /// Takes a slot for a child of the kind: its fixed one, or a free one. `None`: all are taken.
+    pub fn assign(&mut self, kind: ChildKind) -> Option<ProcNumber> {
+        let number = kind.row().fixed_number.or_else(|| self.free.pop())?;
+        self.procs.assign(number);
+        Some(number)
+    }
+
+    /// Frees a slot whose child is reaped, or could not be forked. False: the child had not detached.
+    pub fn release(&mut self, number: ProcNumber) -> bool {
+        if number >= ProcNumber::FIRST_BACKEND {
+            self.free.push(number);
+        }
+        self.procs.release(number)
+    }
+
+    /// Whether one more dead-end child may be forked. They cost no slot, so without a limit a flood of connections would
+    /// become a flood of processes.
+    pub fn dead_end_allowed(&self) -> bool {
+        self.children.iter().filter(|child| child.kind == ChildKind::DeadEnd).count() < self.dead_ends_max
+    }
+
+    /// Enters a forked child.
+    pub fn insert(&mut self, child: Child) {
+        self.children.push(child);
+    }
+
+    /// The child whose pidfd is at the position.
+    pub fn at(&self, position: Position) -> Option<&Child> {
+        self.children.iter().find(|child| child.position == position)
+    }
+
+    /// Strikes a reaped child out, frees its slot, and says how it ended.
+    pub fn remove(&mut self, position: Position, status: ExitStatus) -> Option<ChildEnd> {
+        let index = self.children.iter().position(|child| child.position == position)?;
+        let child = self.children.swap_remove(index);
+        let detached = child.number.is_none_or(|number| self.release(number));
+        Some(ChildEnd { kind: child.kind, pid: child.pid(), status, detached })
+    }
+
+    /// All children, each with the kind that it is by now.
+    pub fn iter(&self) -> impl Iterator<Item = (ChildKind, &Child)> {
+        self.children.iter().map(|child| (self.kind_now(child), child))
+    }
+
+    /// How many of each kind live.
+    pub fn census(&self) -> Census {
+        let mut census = Census::default();
+        for (kind, _) in self.iter() {
+            census.add(kind);
+        }
+        census
+    }
+
+    /// Closes all pidfds, in a forked child.
+    pub fn release_in_child(&mut self) {
+        self.children.clear();
+    }
+
+    fn kind_now(&self, child: &Child) -> ChildKind {
+        match (child.kind, child.number) {
+            (ChildKind::Backend, Some(number)) if self.procs.slot(number).state() == SlotState::WalSender => {
+                ChildKind::WalSender
+            }
+            (kind, _) => kind,
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! A child has ended: collect its status, free its slot, tell the state machine.
+//!
+//! Each child's pidfd is in the postmaster's wait event set, so an exit is an event among others, of one known child;
+//! there is no SIGCHLD handler and no loop over "any child".
+
+use ipc::wait_event_set::Position;
+use sys::process::ExitStatus;
+use tracing::{debug, error};
+
+use crate::child_kind::ChildEnd;
+use crate::server_loop::{RunError, Server};
+
+/// Stands for an exit status that could not be had: counts as a crash.
+const UNKNOWN_STATUS: ExitStatus = ExitStatus::Exited(255);
+
+impl Server<'_> {
+    /// Reaps the child whose pidfd is at the position; `None`: it has not ended after all.
+    pub(crate) fn reap(&mut self, position: Position) -> Result<Option<ChildEnd>, RunError> {
+        let Some(child) = self.children.at(position) else { return Ok(None) };
+        let status = match child.pidfd.wait() {
+            Ok(None) => return Ok(None),
+            Ok(Some(status)) => status,
+            // Not to be tried again: the event would come back at once, for ever.
+            Err(error) => {
+                error!(
+                    "could not get exit status of {} (PID {}): {error}",
+                    child.kind.row().log_name,
+                    child.pid()
+                );
+                UNKNOWN_STATUS
+            }
+        };
+        let wait_set = self.wait_set.as_mut().expect("the postmaster has its wait event set");
+        wait_set.remove(position).map_err(RunError::io("stop watching child process"))?;
+        let end = self.children.remove(position, status);
+        if let Some(end) = &end {
+            debug!("reaped: {end}");
+        }
+        Ok(end)
+    }
+}

@@ -1,0 +1,45 @@
+//! What the children do: the mains that the node hands to the postmaster.
+//!
+//! A main runs in a fresh child, after the prologue of `launch.rs`, and returns the exit status: 0 for an orderly end, 1
+//! for FATAL (this process alone is done for); anything else, and a death by a signal, stops the node. It must leave by
+//! returning: only then does the epilogue detach it from its slot, and a child that ends attached counts as crashed.
+//!
+//! What each is told: SIGTERM ([`ipc::interrupt::Interrupts::TERMINATE`]) to all but checkpointer and walsenders; SIGUSR2
+//! (`STOP`) to the checkpointer: shutdown checkpoint, then exit 0; SIGUSR2 to walsenders: drain, then exit 0; SIGHUP
+//! (`CONFIG_RELOAD`) to all; SIGQUIT ends each at once.
+
+use std::fmt;
+
+use ipc::process::Me;
+use sys::net::{PeerAddr, Stream};
+
+use crate::refusal::Refusal;
+
+/// The main of an auxiliary process.
+pub type AuxiliaryMain<'a> = &'a dyn Fn(Me) -> i32;
+
+/// The mains, one per kind of child.
+#[derive(Clone, Copy)]
+pub struct Roles<'a> {
+    /// Recovers and reports by PmSignal (`RECOVERY_DONE` on a primary, `RECOVERY_STARTED` and `BEGIN_HOT_STANDBY` on a
+    /// standby), then goes on until SIGTERM. It must not end before it is told to.
+    pub startup: AuxiliaryMain<'a>,
+    /// Runs once recovery is done, until SIGTERM.
+    pub walwriter: AuxiliaryMain<'a>,
+    /// Runs from the start, until SIGUSR2.
+    pub checkpointer: AuxiliaryMain<'a>,
+    /// Launched on `START_WALRECEIVER`; may end whenever it likes. `None` on a node that can't be a standby.
+    pub walreceiver: Option<AuxiliaryMain<'a>>,
+    /// Serves a client; turns itself into a walsender if that is what the client wants.
+    pub backend: &'a dyn Fn(Me, Stream, PeerAddr) -> i32,
+    /// Tells a client why it is not let in. Has no slot; may still pass on a cancel request. SIGQUIT ends it.
+    pub dead_end: &'a dyn Fn(Stream, PeerAddr, Refusal) -> i32,
+    /// Reads the configuration again, in the postmaster, for the children to come. Must not block.
+    pub reload: &'a dyn Fn(),
+}
+
+impl fmt::Debug for Roles<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Roles").field("walreceiver", &self.walreceiver.is_some()).finish_non_exhaustive()
+    }
+}
