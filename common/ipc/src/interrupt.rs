@@ -1,16 +1,17 @@
 //! Interrupts: the reasons for which another process (or a signal) wants this one's attention.
 //!
-//! Every process slot has one pending word: the slot's generation in the upper half, a bit per reason in the lower. A
-//! sender ORs its bits in by compare-exchange *with the generation it means*, so an interrupt never reaches a later owner
-//! of the slot; then it sets the target's latch. The target asks with one load ([`Me::pending`](crate::process::Me::pending)) and
-//! clears each bit just before it acts on it ([`Me::take`](crate::process::Me::take)), so that what comes during the action is kept, and a failing action
-//! doesn't swallow the others.
+//! Every process slot has one pending word: the slot's generation in the upper half, a bit per reason in the
+//! lower. A sender ORs its bits in by compare-exchange *with the generation it means*, so an interrupt never
+//! reaches a later owner of the slot; then it sets the target's latch. The target asks with one load
+//! ([`Me::pending`](crate::process::Me::pending)) and clears each bit just before it acts on it
+//! ([`Me::take`](crate::process::Me::take)), so that what comes during the action is kept, and a failing
+//! action doesn't swallow the others.
 //!
-//! Holding is per bit: while a [`HoldGuard`](crate::process::HoldGuard) lives, `pending` doesn't show its bits; the end of the last hold sets the own
-//! latch if one of them has come.
+//! Holding is per bit: while a [`HoldGuard`](crate::process::HoldGuard) lives, `pending` doesn't show its
+//! bits; the end of the last hold sets the own latch if one of them has come.
 //!
-//! Follows PostgreSQL's procsignal.c and the proposal "Interrupts vs signals" (facts of PostgreSQL 18, storage/ipc); differs in: the
-//! generation, and holds per bit.
+//! Follows PostgreSQL 18 src/backend/storage/ipc/procsignal.c and the proposal "Interrupts vs signals" of its
+//! developers; differs in: the generation, and holds per bit.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,7 +30,8 @@ bit_set! {
         const BARRIER = 1 << 3;
         /// To a walsender: shutdown begins, refuse new commands.
         const WALSND_INIT_STOPPING = 1 << 4;
-        /// The last phase (SIGUSR2): a walsender ends once caught up, the checkpointer writes the shutdown checkpoint.
+        /// The last phase (SIGUSR2): a walsender ends once caught up, the checkpointer writes the shutdown
+        /// checkpoint.
         const STOP = 1 << 5;
         /// The client is gone: FATAL 08006.
         const CLIENT_CONNECTION_LOST = 1 << 6;
@@ -46,14 +48,15 @@ bit_set! {
 
 /// A slot's pending word. An even generation means that nobody is attached.
 ///
-/// Written by senders (compare-exchange), the owner (clearing bits) and at attach and detach. Invariant: the generation
-/// only grows, and bits are set only while it is odd.
+/// Written by senders (compare-exchange), the owner (clearing bits) and at attach and detach. Invariant: the
+/// generation only grows, and bits are set only while it is odd.
 pub(crate) struct PendingWord<'a>(pub(crate) &'a AtomicU64);
 
 impl PendingWord<'_> {
     /// The generation now.
     pub(crate) fn generation(&self) -> u32 {
-        // Acquire: pairs with the AcqRel in `advance`; who sees a generation sees what its owner published before.
+        // Acquire: pairs with the AcqRel in `advance`; who sees a generation sees what its owner published
+        // before.
         generation_of(self.0.load(Ordering::Acquire))
     }
 
@@ -67,7 +70,8 @@ impl PendingWord<'_> {
     /// ORs `bits` in if `generation` is still that of the slot.
     pub(crate) fn send(&self, generation: u32, bits: Interrupts) -> bool {
         let with_bits = |word| (generation_of(word) == generation).then_some(word | u64::from(bits.bits()));
-        // Release: pairs with the Acquire of the owner's `take`; what the sender did before is seen by who acts on it.
+        // Release: pairs with the Acquire of the owner's `take`; what the sender did before is seen by who
+        // acts on it.
         self.0.fetch_update(Ordering::Release, Ordering::Relaxed, with_bits).is_ok()
     }
 
@@ -78,8 +82,8 @@ impl PendingWord<'_> {
 
     /// Clears `bits` and returns those that were set. For the owner.
     pub(crate) fn take(&self, bits: Interrupts) -> Interrupts {
-        // Saves the locked instruction in the usual case. A bit that comes right now is met by the next look: its
-        // sender sets the latch afterwards.
+        // Saves the locked instruction in the usual case. A bit that comes right now is met by the next look:
+        // its sender sets the latch afterwards.
         if !self.bits().intersects(bits) {
             return Interrupts::NONE;
         }

@@ -1,12 +1,14 @@
 //! The latch: one bit by which any process tells another that there is something to look at.
 //!
-//! Set by anyone, any number of times; waited for and reset by its owner alone; not counting: many sets, one wake-up. How
-//! to wait is told in the crate's header. Latches live in shared memory, one per process slot and one for the postmaster.
+//! Set by anyone, any number of times; waited for and reset by its owner alone; not counting: many sets, one
+//! wake-up. How to wait is told in the crate's header. Latches live in shared memory, one per process slot
+//! and one for the postmaster.
 //!
 //! # Why no wake-up is lost
 //!
-//! Setting must be cheap, so the setter signals the owner only when it may be asleep. Two flags do it: `is_set`, and
-//! `maybe_sleeping`, which the owner raises around its sleep. All accesses are relaxed; four full fences order them.
+//! Setting must be cheap, so the setter signals the owner only when it may be asleep. Two flags do it:
+//! `is_set`, and `maybe_sleeping`, which the owner raises around its sleep. All accesses are relaxed; four
+//! full fences order them.
 //!
 //! ```text
 //!   setter                                   owner
@@ -19,27 +21,29 @@
 //!   S7  SIGURG to the owner                  O7  sleep; SIGURG ends it
 //! ```
 //!
-//! 1. *Setter and sleeper can't miss each other.* S4, S5, S6 and O4, O5, O6 are each a store, a full fence, and a load of the
-//!    other's variable. With full fences on both sides at least one load sees the other side's store: the setter sees
-//!    `maybe_sleeping` and signals, or the owner sees `is_set` and doesn't sleep. (Release and acquire are not enough: they let
-//!    the load overtake the store before it, on both sides.)
-//! 2. *A signal can't come too early.* SIGURG is blocked always and read from a signalfd that the kernel wait watches. One that
-//!    arrives between O6 and O7 stays pending, the descriptor is readable, and the sleep ends at once.
-//! 3. *"Already set" may be believed.* A setter that stops at S3 relies on the owner's coming look: it has read the 1
-//!    that the owner will clear at O1. S1, S2, S3 and O1, O2, O3 are again store, fence, load on both sides: if S3 saw the old 1
-//!    rather than O1's 0, then O3 sees the work of S1.
-//! 4. *And whoever set it first wakes.* If S3 sees a 1 that isn't cleared yet, its setter is on the way to S6, or the
-//!    owner has already seen it (at O6 or after waking) and is on the way to O1.
+//! 1. *Setter and sleeper can't miss each other.* S4, S5, S6 and O4, O5, O6 are each a store, a full fence,
+//!    and a load of the other's variable. With full fences on both sides at least one load sees the other
+//!    side's store: the setter sees `maybe_sleeping` and signals, or the owner sees `is_set` and doesn't
+//!    sleep. (Release and acquire are not enough: they let the load overtake the store before it, on both
+//!    sides.)
+//! 2. *A signal can't come too early.* SIGURG is blocked always and read from a signalfd that the kernel wait
+//!    watches. One that arrives between O6 and O7 stays pending, the descriptor is readable, and the sleep
+//!    ends at once.
+//! 3. *"Already set" may be believed.* A setter that stops at S3 relies on the owner's coming look: it has
+//!    read the 1 that the owner will clear at O1. S1, S2, S3 and O1, O2, O3 are again store, fence, load on
+//!    both sides: if S3 saw the old 1 rather than O1's 0, then O3 sees the work of S1.
+//! 4. *And whoever set it first wakes.* If S3 sees a 1 that isn't cleared yet, its setter is on the way to
+//!    S6, or the owner has already seen it (at O6 or after waking) and is on the way to O1.
 //!
-//! common/ipc/tests/loom.rs runs this very code through a model checker, and shows that with any one of the four fences left out a wake-up
-//! is lost.
+//! common/ipc/tests/loom.rs runs this very code through a model checker, and shows that with any one of the
+//! four fences left out a wake-up is lost.
 //!
-//! `owner_pid` is read once by the setter. The owner may change meanwhile: then a former owner gets a SIGURG, which every process
-//! ignores, and the new owner needs none, because who takes a latch looks for work afterwards. Should even the pid be somebody
-//! else's by now: the default action of SIGURG is to be ignored.
+//! `owner_pid` is read once by the setter. The owner may change meanwhile: then a former owner gets a SIGURG,
+//! which every process ignores, and the new owner needs none, because who takes a latch looks for work
+//! afterwards. Should even the pid be somebody else's by now: the default action of SIGURG is to be ignored.
 //!
-//! Follows PostgreSQL 18 src/backend/storage/ipc/latch.c; differs in: no handler ever sets a latch, so the owner never has to
-//! wake itself.
+//! Follows PostgreSQL 18 src/backend/storage/ipc/latch.c; differs in: no handler ever sets a latch, so the
+//! owner never has to wake itself.
 
 use std::fmt;
 
@@ -55,9 +59,9 @@ use crate::sync::{AtomicI32, AtomicU32, Ordering, fence};
 
 /// A latch; all zero bytes are one that is not set and has no owner.
 ///
-/// Fields: `is_set` is written by anyone (1) and the owner (0). `maybe_sleeping` is written by the owner, read by
-/// setters. `owner_pid` is written by who takes or gives back ownership, under the interlock of the process slot.
-/// Invariant: `maybe_sleeping` is 0 whenever the owner is not inside its kernel wait.
+/// Fields: `is_set` is written by anyone (1) and the owner (0). `maybe_sleeping` is written by the owner,
+/// read by setters. `owner_pid` is written by who takes or gives back ownership, under the interlock of the
+/// process slot. Invariant: `maybe_sleeping` is 0 whenever the owner is not inside its kernel wait.
 #[repr(C)]
 pub struct Latch {
     is_set: AtomicU32,
@@ -116,7 +120,8 @@ impl Latch {
         self.owner_pid.store(0, Ordering::Relaxed);
     }
 
-    /// Takes the latch from a process that died owning it. For the postmaster, after it has reaped that process.
+    /// Takes the latch from a process that died owning it. For the postmaster, after it has reaped that
+    /// process.
     #[cfg(not(loom))]
     pub(crate) fn disown_dead(&self) {
         self.owner_pid.store(0, Ordering::Relaxed);
@@ -124,8 +129,8 @@ impl Latch {
         self.is_set.store(0, Ordering::Relaxed);
     }
 
-    /// Sets the latch and wakes its owner if it sleeps. Any process may; make the work visible before. Costs a fence and
-    /// a load when it is set already, no system call unless the owner sleeps.
+    /// Sets the latch and wakes its owner if it sleeps. Any process may; make the work visible before. Costs
+    /// a fence and a load when it is set already, no system call unless the owner sleeps.
     pub fn set(&self) {
         if let Some(owner) = self.set_and_find_sleeper() {
             // ESRCH: the owner left meanwhile; who takes the latch next looks for work by itself.
@@ -172,17 +177,22 @@ impl Latch {
         }
     }
 
-    /// Announces that the owner is about to sleep. False: it is set, so don't. To be followed by [`Latch::awake`] in
-    /// either case. For the wait itself, not for its users.
-    pub fn prepare_to_sleep(&self) -> bool {
+    /// The owner's sleep: calls `sleep` with whether it may sleep (false: the latch is set, so only look),
+    /// and sees to it that setters signal meanwhile. For the wait event set and the model; others wait
+    /// through a set.
+    pub fn around_sleep<R>(&self, sleep: impl FnOnce(bool) -> R) -> R {
+        let may_sleep = !self.is_set() && self.prepare_to_sleep();
+        let result = sleep(may_sleep);
+        // Before anything else, errors included: from now on setters need not signal. Late would be harmless.
+        self.maybe_sleeping.store(0, Ordering::Relaxed);
+        result
+    }
+
+    /// Announces that the owner is about to sleep. False: the latch is set, so don't.
+    fn prepare_to_sleep(&self) -> bool {
         self.maybe_sleeping.store(1, Ordering::Relaxed);
         fence(Fence::SleepBeforeLook);
         !self.is_set()
-    }
-
-    /// Ends what [`Latch::prepare_to_sleep`] began, however the sleep ended. Late is harmless: it costs the setter a signal.
-    pub fn awake(&self) {
-        self.maybe_sleeping.store(0, Ordering::Relaxed);
     }
 
     /// Panics unless this process owns it.

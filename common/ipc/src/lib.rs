@@ -1,8 +1,9 @@
 //! Shared memory, process slots, latches and wait event sets: everything that sleeps and wakes.
 //!
-//! A process that has nothing to do sleeps in exactly one place, [`wait_event_set::WaitEventSet::wait`], on all that
-//! may give it something to do: its latch, its sockets, the exit of its children, the death of its postmaster, and one
-//! computed time-out. Whoever makes work for it, makes the work visible first and sets its [`latch::Latch`] then.
+//! A process that has nothing to do sleeps in exactly one place, [`wait_event_set::WaitEventSet::wait`], on
+//! all that may give it something to do: its latch, its sockets, the exit of its children, the death of its
+//! postmaster, and one computed time-out. Whoever makes work for it, makes the work visible first and sets
+//! its [`latch::Latch`] then.
 //!
 //! # The wait loop
 //!
@@ -29,25 +30,29 @@
 //! # }
 //! ```
 //!
-//! The order reset, look, wait is what makes it right: a set that comes after the look ends the wait; one that comes
-//! before the reset is for work that the look finds. Waiting first, then resetting, then looking is as good (wait, reset,
-//! look is the same circle entered elsewhere). Wrong is to look *between* the return of the wait and the reset: a set that arrives in
-//! between is wiped out although its work was not seen. A wake-up is never a promise: sets are shared among all reasons,
-//! and a stray one is normal.
+//! The order reset, look, wait is what makes it right: a set that comes after the look ends the wait; one
+//! that comes before the reset is for work that the look finds. Waiting first, then resetting, then looking
+//! is as good (wait, reset, look is the same circle entered elsewhere). Wrong is to look *between* the return
+//! of the wait and the reset: a set that arrives in between is wiped out although its work was not seen. A
+//! wake-up is never a promise: sets are shared among all reasons, and a stray one is normal.
 //!
 //! # Who is who
 //!
 //! * [`process::Postmaster`] is the parent's handle: its signals, its latch. It allocates all shared memory
 //!   ([`shmem::Shmem`]) before the first fork.
-//! * [`process::Me`] is a child's handle, made by [`process::Me::attach`]: its slot in the [`proc::ProcArray`], its
-//!   latch, its pending [`interrupt::Interrupts`]. CHECK_FOR_INTERRUPTS is [`process::Me::pending`]: one load.
-//! * A [`proc::ProcAddress`] names another process; an interrupt sent to it never reaches a later owner of the slot.
+//! * [`process::Me`] is a child's handle, made by [`process::Me::attach`]: its slot in the
+//!   [`proc::ProcArray`], its latch, its pending [`interrupt::Interrupts`]. CHECK_FOR_INTERRUPTS is
+//!   [`process::Me::pending`]: one load.
+//! * A [`proc::ProcAddress`] names another process; an interrupt sent to it never reaches a later owner of
+//!   the slot.
 //! * [`pm_signal`] is the way from a child to the postmaster, signals the way back.
 //!
-//! All signals are blocked and read inside the wait, where they become interrupt bits; the one handler is SIGQUIT's.
+//! All signals are blocked and read inside the wait, where they become interrupt bits; the one handler is
+//! SIGQUIT's.
 //!
-//! Follows PostgreSQL 18 src/backend/storage/ipc/{latch,waiteventset,procsignal,pmsignal}.c; differs in: interrupts are
-//! bits that the sender puts into the target's slot itself, events can be removed, child exits are events.
+//! Follows PostgreSQL 18 src/backend/storage/ipc/{latch,waiteventset,procsignal,pmsignal}.c; differs in:
+//! interrupts are bits that the sender puts into the target's slot itself, events can be removed, child exits
+//! are events.
 
 // The few files that map shared memory allow it; every block states why it is sound.
 #![deny(unsafe_code)]

@@ -1,13 +1,15 @@
 //! The lightweight lock: exclusive, in shared memory, held for microseconds.
 //!
-//! A futex with three states. Who finds it held spins a little (the holder usually runs on another CPU and is about to be
-//! done), then sleeps in the kernel; unlocking costs a system call only when somebody may be asleep.
+//! A futex with three states. Who finds it held spins a little (the holder usually runs on another CPU and is
+//! about to be done), then sleeps in the kernel; unlocking costs a system call only when somebody may be
+//! asleep.
 //!
-//! There is no recovery from an owner that dies: its death is a crash, upon which the postmaster stops every child. So a
-//! sleeper needs no way out but SIGQUIT. Never wait for anything else (socket, latch) while holding one.
-//! The state behind the lock is consistent again whenever the guard is dropped.
+//! There is no recovery from an owner that dies: its death is a crash, upon which the postmaster stops every
+//! child. So a sleeper needs no way out but SIGQUIT. Never wait for anything else (socket, latch) while
+//! holding one. The state behind the lock is consistent again whenever the guard is dropped.
 //!
-//! Follows PostgreSQL 18 src/backend/storage/lmgr/lwlock.c; differs in: exclusive only, no queue (no fairness).
+//! Follows PostgreSQL 18 src/backend/storage/lmgr/lwlock.c; differs in: exclusive only, no queue (no
+//! fairness).
 
 use std::{
     marker::PhantomData,
@@ -45,8 +47,8 @@ impl LwLock {
                 return guard;
             }
         }
-        // Whoever has slept takes the lock as contended, since others may sleep still: a needless wake at worst.
-        // Acquire: pairs with the Release in unlock.
+        // Whoever has slept takes the lock as contended, since others may sleep still: a needless wake at
+        // worst. Acquire: pairs with the Release in unlock.
         while self.state.swap(CONTENDED, Ordering::Acquire) != FREE {
             futex::wait(&self.state, CONTENDED);
         }

@@ -1,9 +1,11 @@
 //! From a child to the postmaster: a bit in shared memory and the postmaster's latch.
 //!
-//! The postmaster takes the bits with one exchange and trusts nothing else that children may have written: it must
-//! survive a child that scribbles over shared memory. A bit says that something may be worth doing, not that it is so.
+//! The postmaster takes the bits with one exchange and trusts nothing else that children may have written: it
+//! must survive a child that scribbles over shared memory. A bit says that something may be worth doing, not
+//! that it is so.
 //!
-//! Follows PostgreSQL 18 src/backend/storage/ipc/pmsignal.c; differs in: no SIGUSR1, the latch lies in shared memory.
+//! Follows PostgreSQL 18 src/backend/storage/ipc/pmsignal.c; differs in: no SIGUSR1, the latch lies in shared
+//! memory.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -1,13 +1,15 @@
 //! How a child learns that its postmaster is gone, even by SIGKILL: a pipe that nobody ever writes to.
 //!
-//! The write end lives in the postmaster alone, so the kernel closes it however the postmaster ends, and the read end,
-//! which every child holds and waits on, becomes readable: end of file. A child that kept its inherited copy of the write
-//! end would hide the death from everybody, so it closes it first of all ([`PostmasterDeath::enter_child`]).
+//! The write end lives in the postmaster alone, so the kernel closes it however the postmaster ends, and the
+//! read end, which every child holds and waits on, becomes readable: end of file. A child that kept its
+//! inherited copy of the write end would hide the death from everybody, so it closes it first of all
+//! ([`PostmasterDeath::enter_child`]).
 //!
-//! A child that may be away from its wait for long (inside SQLite) asks for a parent-death signal besides: SIGQUIT ends it
-//! wherever it is.
+//! A child that may be away from its wait for long (inside SQLite) asks for a parent-death signal besides:
+//! SIGQUIT ends it wherever it is.
 //!
-//! Follows PostgreSQL 18 src/backend/storage/ipc/pmsignal.c (PostmasterDeathSignalInit) and postmaster.c (InitPostmasterDeathWatchHandle).
+//! Follows PostgreSQL 18 src/backend/storage/ipc/pmsignal.c (PostmasterDeathSignalInit) and postmaster.c
+//! (InitPostmasterDeathWatchHandle).
 
 use std::{
     cell::RefCell,
@@ -37,8 +39,8 @@ impl PostmasterDeath {
         Ok(PostmasterDeath { read_end, write_end: RefCell::new(Some(write_end)), postmaster })
     }
 
-    /// To be the first thing that a child does: closes its copy of the write end, and asks for `signal` (if any) when
-    /// the postmaster ends. May be called again.
+    /// To be the first thing that a child does: closes its copy of the write end, and asks for `signal` (if
+    /// any) when the postmaster ends. May be called again.
     pub fn enter_child(&self, signal: Option<Signal>) -> io::Result<()> {
         drop(self.write_end.take());
         if let Some(signal) = signal {
@@ -52,7 +54,8 @@ impl PostmasterDeath {
         match pipe::read(&self.read_end, &mut [0]) {
             Ok(0) => false,
             Ok(_) => unreachable!("nobody writes to this pipe"),
-            // Empty pipe: somebody holds the write end. Any other error is as good as alive: death shows later.
+            // Empty pipe: somebody holds the write end. Any other error is as good as alive: death shows
+            // later.
             Err(_) => true,
         }
     }

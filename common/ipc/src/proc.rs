@@ -1,21 +1,23 @@
 //! Process slots: who runs, what it is, what it waits for, how to reach it.
 //!
-//! One table, laid out by the postmaster before the first fork. A slot's index, its [`ProcNumber`], is chosen by the
-//! postmaster before it forks: the first ones belong to the auxiliary processes, each to its own, the others to
-//! connections. The child attaches itself ([`Me::attach`](crate::process::Me::attach)) and detaches at a clean exit; a
-//! slot that is found attached when the child is reaped tells of a crash, whatever its exit status.
+//! One table, laid out by the postmaster before the first fork. A slot's index, its [`ProcNumber`], is chosen
+//! by the postmaster before it forks: the first ones belong to the auxiliary processes, each to its own, the
+//! others to connections. The child attaches itself ([`Me::attach`](crate::process::Me::attach)) and detaches
+//! at a clean exit; a slot that is found attached when the child is reaped tells of a crash, whatever its
+//! exit status.
 //!
 //! ```text
 //!   UNUSED --assign (postmaster, before fork)--> ASSIGNED --attach (child)--> ACTIVE [--> WALSENDER]
 //!   UNUSED <--release (postmaster, on reap)----- ASSIGNED <--detach (child)--------------------+
 //! ```
 //!
-//! A [`ProcAddress`] is number and generation. The generation is odd while somebody is attached and grows at every attach and
-//! detach, so an address never means a successor.
+//! A [`ProcAddress`] is number and generation. The generation is odd while somebody is attached and grows at
+//! every attach and detach, so an address never means a successor.
 //!
 //! Reading another's slot is always a racy look, good for views: a text or number may be a moment old.
 //!
-//! Follows PostgreSQL 18 src/backend/storage/lmgr/proc.c, storage/ipc/{procarray,procsignal,pmsignal}.c; differs in: one table for all four.
+//! Follows PostgreSQL 18 src/backend/storage/lmgr/proc.c, storage/ipc/{procarray,procsignal,pmsignal}.c;
+//! differs in: one table for all four.
 
 use std::{
     fmt,
@@ -160,7 +162,8 @@ crate::shared_struct! {
         pid: AtomicI32,
         /// See [`PendingWord`].
         pending: AtomicU64,
-        /// What the process waits for ([`WaitEvent::code`]), 0 for nothing. Plain stores of the attached process.
+        /// What the process waits for ([`WaitEvent::code`]), 0 for nothing. Plain stores of the attached
+        /// process.
         pub(crate) wait_event: AtomicU32,
         /// A [`BackendType`]. Written by the attached process.
         backend_type: AtomicU32,
@@ -193,6 +196,11 @@ impl Proc {
     /// What it waits for right now.
     pub fn wait_event(&self) -> Option<WaitEvent> {
         WaitEvent::from_code(self.wait_event.load(Ordering::Relaxed))
+    }
+
+    /// The interrupts that it has still to attend to: a look, for who works on its behalf.
+    pub fn interrupts(&self) -> Interrupts {
+        PendingWord(&self.pending).bits()
     }
 
     /// When it attached, in microseconds since 1970.
@@ -269,8 +277,8 @@ impl ProcArray {
 
     /// The address of the process with that id, if it is attached.
     pub fn find_pid(&self, pid: Pid) -> Option<ProcAddress> {
-        // The pid is published before the generation that `active` read (Acquire), so it is this life's or a later one's;
-        // in the latter case sending fails.
+        // The pid is published before the generation that `active` read (Acquire), so it is this life's or a
+        // later one's; in the latter case sending fails.
         self.active().find(|(_, proc)| proc.pid() == Some(pid)).map(|(address, _)| address)
     }
 
@@ -280,7 +288,8 @@ impl ProcArray {
         (generation % 2 == 1).then_some(ProcAddress { number, generation })
     }
 
-    /// Sends interrupts to that very process and sets its latch. False: it is gone (its successor gets nothing).
+    /// Sends interrupts to that very process and sets its latch. False: it is gone (its successor gets
+    /// nothing).
     pub fn send_interrupt(&self, to: ProcAddress, interrupts: Interrupts) -> bool {
         let proc = self.slot(to.number);
         let sent = proc.pending().send(to.generation, interrupts);
@@ -302,8 +311,8 @@ impl ProcArray {
         proc.set_state(SlotState::Assigned);
     }
 
-    /// For the postmaster, after it has reaped the slot's child (or could not fork it): frees the slot. False: the child
-    /// had not detached, which is a crash whatever its exit status.
+    /// For the postmaster, after it has reaped the slot's child (or could not fork it): frees the slot.
+    /// False: the child had not detached, which is a crash whatever its exit status.
     pub fn release(&self, number: ProcNumber) -> bool {
         let proc = self.slot(number);
         let detached = proc.state() == SlotState::Assigned;

@@ -1,17 +1,19 @@
 //! This process: the handle through which it waits, is interrupted and is seen.
 //!
-//! [`Postmaster`] is the parent's, made once the shared memory is laid out. [`Me`] is a child's, made first thing
-//! after the fork by [`Me::attach`] in the slot that the postmaster chose. Both read their signals inside the wait (all
-//! are blocked), where `Me` turns them into its pending interrupt bits by its [`SignalTable`], and `Postmaster` keeps
-//! them until [`Postmaster::take_signals`]. SIGQUIT ends a child wherever it is, with status 2.
+//! [`Postmaster`] is the parent's, made once the shared memory is laid out. [`Me`] is a child's, made first
+//! thing after the fork by [`Me::attach`] in the slot that the postmaster chose. Both read their signals
+//! inside the wait (all are blocked), where `Me` turns them into its pending interrupt bits by its
+//! [`SignalTable`], and `Postmaster` keeps them until [`Postmaster::take_signals`]. SIGQUIT ends a child
+//! wherever it is, with status 2.
 //!
-//! A child's life: attach; the wait loop of the crate's header; [`Me::detach`]; exit. A child that ends without detaching has
-//! crashed as far as the postmaster is concerned.
+//! A child's life: attach; the wait loop of the crate's header; [`Me::detach`]; exit. A child that ends
+//! without detaching has crashed as far as the postmaster is concerned.
 //!
-//! Process-private state is leaked on purpose: it lasts as long as the process, and makes the handles `Copy`. They can't
-//! leave their thread.
+//! Process-private state is leaked on purpose: it lasts as long as the process, and makes the handles `Copy`.
+//! They can't leave their thread.
 //!
-//! Follows PostgreSQL 18 src/backend/storage/lmgr/proc.c (InitProcess, ProcKill), utils/init/miscinit.c (InitPostmasterChild).
+//! Follows PostgreSQL 18 src/backend/storage/lmgr/proc.c (InitProcess, ProcKill), utils/init/miscinit.c
+//! (InitPostmasterChild).
 
 use std::{
     cell::{Cell, RefCell},
@@ -33,16 +35,17 @@ use crate::{
     postmaster_death::PostmasterDeath,
     proc::{BackendType, Proc, ProcAddress, ProcArray, ProcNumber, SlotState},
     wait_event::WaitEvent,
-    wait_event_set::{Events, OnPostmasterDeath, SocketEvents, WaitEventSet},
+    wait_event_set::{Events, Occurred, OnPostmasterDeath, SocketEvents, WaitEventSet},
 };
 
 /// What a child makes of its signals.
 #[derive(Clone, Copy, Debug)]
 pub struct SignalTable {
-    /// The interrupts that a signal raises. Signals that are not listed stay blocked and unread; SIGQUIT can't be listed.
+    /// The interrupts that a signal raises. Signals that are not listed stay blocked and unread; SIGQUIT
+    /// can't be listed.
     pub raises: &'static [(Signal, Interrupts)],
-    /// The signal to get when the postmaster ends, besides the wait event. SIGQUIT for processes that may be away from
-    /// their wait for long.
+    /// The signal to get when the postmaster ends, besides the wait event. SIGQUIT for processes that may be
+    /// away from their wait for long.
     pub on_postmaster_death: Option<Signal>,
 }
 
@@ -147,8 +150,8 @@ impl Postmaster {
         Signal::Urg,
     ]);
 
-    /// Makes this process the postmaster of `procs`: blocks all signals, opens its signalfd, takes its latch (and sets it,
-    /// so that the first look comes before the first wait).
+    /// Makes this process the postmaster of `procs`: blocks all signals, opens its signalfd, takes its latch
+    /// (and sets it, so that the first look comes before the first wait).
     pub fn start(procs: &'static ProcArray) -> io::Result<Postmaster> {
         signal::block_all();
         let signal_fd = SignalFd::new(Postmaster::SIGNALS)?;
@@ -188,7 +191,8 @@ impl Postmaster {
         self.procs.postmaster.take()
     }
 
-    /// In a fresh child: closes the inherited signal descriptor. (Wait event sets are closed by dropping them.)
+    /// In a fresh child: closes the inherited signal descriptor. (Wait event sets are closed by dropping
+    /// them.)
     pub fn close_in_child(&self) {
         drop(self.waiter.signal_fd.take());
     }
@@ -214,7 +218,7 @@ struct State {
     /// How many guards hold each bit.
     holds: [Cell<u16>; 32],
     /// The latch and the postmaster's death, for [`wait_latch`].
-    latch_set: RefCell<WaitEventSet>,
+    latch_set: RefCell<(WaitEventSet, Vec<Occurred>)>,
 }
 
 impl std::fmt::Debug for Me {
@@ -226,10 +230,11 @@ impl std::fmt::Debug for Me {
 impl Me {
     /// Makes this fresh child the process of slot `number`, which the postmaster has assigned.
     ///
-    /// Closes the write end of the death pipe first of all, leads a session of its own, opens its signalfd, installs
-    /// SIGQUIT's handler, takes slot and latch; the latch is set, so that the first look comes before the first wait. Fails when
-    /// the postmaster is gone already, when the latch has an owner, or for lack of descriptors. The postmaster's own
-    /// descriptors (listeners, wait event set, pidfds, [`Postmaster::close_in_child`]) are the caller's to close.
+    /// Closes the write end of the death pipe first of all, leads a session of its own, opens its signalfd,
+    /// installs SIGQUIT's handler, takes slot and latch; the latch is set, so that the first look comes
+    /// before the first wait. Fails when the postmaster is gone already, when the latch has an owner, or for
+    /// lack of descriptors. The postmaster's own descriptors (listeners, wait event set, pidfds,
+    /// [`Postmaster::close_in_child`]) are the caller's to close.
     pub fn attach(
         procs: &'static ProcArray,
         number: ProcNumber,
@@ -272,12 +277,13 @@ impl Me {
             address: ProcAddress { number, generation },
             held: Cell::new(0),
             holds: [const { Cell::new(0) }; 32],
-            latch_set: RefCell::new(latch_set),
+            latch_set: RefCell::new((latch_set, Vec::with_capacity(1))),
         };
         Ok(Me { state: Box::leak(Box::new(state)) })
     }
 
-    /// Leaves the slot at a clean exit; the process must end right after. From now on no interrupt reaches it.
+    /// Leaves the slot at a clean exit; the process must end right after. From now on no interrupt reaches
+    /// it.
     pub fn detach(self) {
         let proc = self.state.proc;
         proc.pending().advance();
@@ -323,8 +329,8 @@ impl Me {
         self.state.proc.pending().bits().without(Interrupts::from_bits(self.state.held.get()))
     }
 
-    /// Clears those of `interrupts` that are pending and not held, and returns them. To be called just before acting on
-    /// them, one by one where acting may fail.
+    /// Clears those of `interrupts` that are pending and not held, and returns them. To be called just before
+    /// acting on them, one by one where acting may fail.
     pub fn take(self, interrupts: Interrupts) -> Interrupts {
         self.state.proc.pending().take(interrupts.without(Interrupts::from_bits(self.state.held.get())))
     }
@@ -334,7 +340,8 @@ impl Me {
         self.state.procs.send_interrupt(self.state.address, interrupts);
     }
 
-    /// Hides `interrupts` from [`Me::pending`] and [`Me::take`] until the guard is dropped. Guards may overlap.
+    /// Hides `interrupts` from [`Me::pending`] and [`Me::take`] until the guard is dropped. Guards may
+    /// overlap.
     pub fn hold(self, interrupts: Interrupts) -> HoldGuard {
         for (bit, count) in self.state.holds.iter().enumerate() {
             if interrupts.bits() >> bit & 1 == 1 {
@@ -345,8 +352,8 @@ impl Me {
         HoldGuard { me: self, interrupts }
     }
 
-    /// Reads pending signals without waiting; for long computations, which look at [`Me::pending`] afterwards. An error
-    /// means that the descriptor is broken.
+    /// Reads pending signals without waiting; for long computations, which look at [`Me::pending`]
+    /// afterwards. An error means that the descriptor is broken.
     pub fn poll_signals(self) -> io::Result<()> {
         self.state.waiter.poll_signals()
     }
@@ -361,8 +368,8 @@ impl Me {
         self.state.waiter.postmaster_death.is_none_or(PostmasterDeath::is_alive)
     }
 
-    /// Publishes what this process is busy waiting for outside of a wait event set (a sync, a lock) until the guard is
-    /// dropped. Not to be nested.
+    /// Publishes what this process is busy waiting for outside of a wait event set (a sync, a lock) until the
+    /// guard is dropped. Not to be nested.
     pub fn publish_wait(self, event: WaitEvent) -> PublishedWait {
         self.state.proc.wait_event.store(event.code(), Ordering::Relaxed);
         PublishedWait { word: &self.state.proc.wait_event }
@@ -413,16 +420,16 @@ impl Drop for PublishedWait {
     }
 }
 
-/// Sleeps until the own latch is set (true) or `timeout` is over (false); for ever without one. The process exits with status 1 when
-/// the postmaster is gone. Doesn't reset the latch.
+/// Sleeps until the own latch is set (true) or `timeout` is over (false); for ever without one. The process
+/// exits with status 1 when the postmaster is gone. Doesn't reset the latch.
 pub fn wait_latch(me: &Me, timeout: Option<Duration>, event: WaitEvent) -> io::Result<bool> {
-    let mut occurred = Vec::new();
-    me.state.latch_set.borrow_mut().wait(timeout, event, &mut occurred)?;
+    let (set, occurred) = &mut *me.state.latch_set.borrow_mut();
+    set.wait(timeout, event, occurred)?;
     Ok(!occurred.is_empty())
 }
 
-/// As [`wait_latch`], and for `events` of one socket; returns what happened (nothing: the time is over). Builds a set
-/// for the occasion: for waits that are rare.
+/// As [`wait_latch`], and for `events` of one socket; returns what happened (nothing: the time is over).
+/// Builds a set for the occasion: for waits that are rare.
 pub fn wait_latch_or_socket(
     me: &Me,
     socket: impl AsFd,

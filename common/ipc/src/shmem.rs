@@ -1,13 +1,13 @@
-//! Shared memory: one mapping, laid out by the postmaster before the first fork, seen by every process at the same
-//! address.
+//! Shared memory: one mapping, laid out by the postmaster before the first fork, seen by every process at the
+//! same address.
 //!
-//! What lies in it is plain words that any process may write at any time, so nothing in it is ever borrowed mutably or
-//! as plain data: a structure is made of atomics ([`shared_struct!`](crate::shared_struct)), a range of bytes is copied
-//! word by word with relaxed atomic accesses ([`SharedBytes`]), a text is copied and checked ([`SharedStr`]). A racing copy
-//! gives mixed bytes, never undefined behaviour: readers validate.
+//! What lies in it is plain words that any process may write at any time, so nothing in it is ever borrowed
+//! mutably or as plain data: a structure is made of atomics ([`shared_struct!`](crate::shared_struct)), a
+//! range of bytes is copied word by word with relaxed atomic accesses ([`SharedBytes`]), a text is copied and
+//! checked ([`SharedStr`]). A racing copy gives mixed bytes, never undefined behaviour: readers validate.
 //!
-//! Invariants: no pointers, no heap parts, no destructors in shared memory; a value whose bytes are all zero is valid
-//! (the mapping starts so); it lasts as long as the process.
+//! Invariants: no pointers, no heap parts, no destructors in shared memory; a value whose bytes are all zero
+//! is valid (the mapping starts so); it lasts as long as the process.
 
 #![allow(unsafe_code)]
 
@@ -68,8 +68,9 @@ unsafe impl<T: Shared, const N: usize> Shared for [T; N] {}
 // SAFETY: repr(C), three atomic integers.
 unsafe impl Shared for Latch {}
 
-/// Declares structures that may live in shared memory: `repr(C)`, `Debug`, every field a [`Shared`](shmem::Shared) type (atomics, arrays,
-/// [`SharedStr`](shmem::SharedStr), [`Latch`](latch::Latch), [`LwLock`](lwlock::LwLock), others declared here).
+/// Declares structures that may live in shared memory: `repr(C)`, `Debug`, every field a
+/// [`Shared`](crate::shmem::Shared) type (atomics, arrays, [`SharedStr`](crate::shmem::SharedStr),
+/// [`Latch`](crate::latch::Latch), [`LwLock`](crate::lwlock::LwLock), others declared here).
 /// `#[repr(align(64))]` may be added.
 ///
 /// ```
@@ -84,11 +85,24 @@ unsafe impl Shared for Latch {}
 /// let slots: &'static [WalSenderSlot] = shmem.alloc_array(10);
 /// assert_eq!(slots[9].sent_lsn.load(std::sync::atomic::Ordering::Relaxed), 0);
 /// ```
+///
+/// A field that isn't made of atomics doesn't compile:
+///
+/// ```compile_fail,E0277
+/// ipc::shared_struct! {
+///     /// A heap part has no place here.
+///     pub struct Wrong {
+///         name: String,
+///     }
+/// }
+/// ```
 #[macro_export]
 macro_rules! shared_struct {
     ($(
         $(#[$meta:meta])*
-        $vis:vis struct $name:ident $(<const $n:ident : usize>)? { $( $(#[$field_meta:meta])* $field_vis:vis $field:ident : $type:ty ),+ $(,)? }
+        $vis:vis struct $name:ident $(<const $n:ident : usize>)? {
+            $( $(#[$field_meta:meta])* $field_vis:vis $field:ident : $type:ty ),+ $(,)?
+        }
     )+) => { $(
         $(#[$meta])*
         #[repr(C)]
@@ -97,12 +111,16 @@ macro_rules! shared_struct {
 
         // SAFETY: repr(C), and the where clauses demand that every field is Shared: hence so is the whole. A
         // destructor is ruled out by the trait's constant.
-        unsafe impl $(<const $n: usize>)? $crate::shmem::Shared for $name $(<$n>)? where $( $type: $crate::shmem::Shared ),+ {}
+        unsafe impl $(<const $n: usize>)? $crate::shmem::Shared for $name $(<$n>)?
+        where
+            $( $type: $crate::shmem::Shared ),+
+        {
+        }
     )+ };
 }
 
-/// The shared memory of a node while it is being laid out: an allocator that only goes forward. The memory itself stays
-/// for the life of the process, also when this value is dropped.
+/// The shared memory of a node while it is being laid out: an allocator that only goes forward. The memory
+/// itself stays for the life of the process, also when this value is dropped.
 #[derive(Debug)]
 pub struct Shmem {
     start: NonNull<u8>,
@@ -128,8 +146,8 @@ impl Shmem {
         let () = T::NO_DESTRUCTOR;
         let bytes = size_of::<T>().checked_mul(count).expect("an array larger than the address space");
         let start = self.take(bytes).cast::<T>();
-        // SAFETY: `take` returns zeroed, aligned memory of this length that nothing else uses and that is never
-        // unmapped; T is Shared, so zeroes are a value and shared access by other processes is sound.
+        // SAFETY: `take` returns zeroed, aligned memory of this length that nothing else uses and that is
+        // never unmapped; T is Shared, so zeroes are a value and shared access by other processes is sound.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), count) }
     }
 
@@ -159,9 +177,10 @@ const WORD: usize = size_of::<u64>();
 
 /// A range of raw bytes in shared memory.
 ///
-/// Copies are word-wise relaxed atomic: two processes that write different bytes never disturb each other, and a reader
-/// that races with a writer gets old and new bytes mixed. Whatever orders them (a lock, a flag stored with
-/// Release and read with Acquire) is the users' business. Offsets and lengths out of range are the caller's error: panic.
+/// Copies are word-wise relaxed atomic: two processes that write different bytes never disturb each other,
+/// and a reader that races with a writer gets old and new bytes mixed. Whatever orders them (a lock, a flag
+/// stored with Release and read with Acquire) is the users' business. Offsets and lengths out of range are
+/// the caller's error: panic.
 #[derive(Clone, Copy)]
 pub struct SharedBytes {
     words: &'static [AtomicU64],
@@ -234,8 +253,8 @@ impl SharedBytes {
         }
     }
 
-    /// Writes the bytes of `range` into `file` at `file_offset`, straight out of the mapping. Bytes that another
-    /// process changes meanwhile may reach the file in either state.
+    /// Writes the bytes of `range` into `file` at `file_offset`, straight out of the mapping. Bytes that
+    /// another process changes meanwhile may reach the file in either state.
     pub fn pwrite(self, file: &File, range: Range<usize>, file_offset: u64) -> io::Result<()> {
         self.check(range.start, range.len());
         let start = self.words.as_ptr().cast::<u8>().wrapping_add(range.start);
@@ -284,8 +303,8 @@ fn bytes_of(word: u64) -> [u8; WORD] {
 shared_struct! {
     /// A text of up to `N` bytes, written by one process, read by any. All zero is the empty text.
     ///
-    /// `version` is odd while the writer is at it (a sequence lock); a reader that meets a writer tries again a few times, then
-    /// takes what is there: a mixed text at worst.
+    /// `version` is odd while the writer is at it (a sequence lock); a reader that meets a writer tries again
+    /// a few times, then takes what is there: a mixed text at worst.
     pub struct SharedStr<const N: usize> {
         version: AtomicU32,
         len: AtomicU32,
@@ -302,7 +321,8 @@ impl<const N: usize> SharedStr<N> {
         let text = &text[..text.floor_char_boundary(N)];
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version.wrapping_add(1), Ordering::Relaxed);
-        // Release: whoever reads a byte stored below and then fences (Acquire, in `get`) sees the odd version.
+        // Release: whoever reads a byte stored below and then fences (Acquire, in `get`) sees the odd
+        // version.
         fence(Ordering::Release);
         for (target, byte) in self.bytes.iter().zip(text.bytes()) {
             target.store(byte, Ordering::Relaxed);
@@ -322,12 +342,102 @@ impl<const N: usize> SharedStr<N> {
             bytes.extend(self.bytes[..len].iter().map(|byte| byte.load(Ordering::Relaxed)));
             // Acquire: pairs with the fence in `set`.
             fence(Ordering::Acquire);
-            if before % 2 == 0 && self.version.load(Ordering::Relaxed) == before {
+            if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
                 break;
             }
             std::hint::spin_loop();
         }
         String::from_utf8(bytes)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek};
+
+    use super::*;
+
+    fn bytes(len: usize) -> SharedBytes {
+        Shmem::create(4096).unwrap().alloc_bytes(len)
+    }
+
+    #[test]
+    fn shared_bytes_copy_every_offset_and_length() {
+        let pattern: Vec<u8> = (1..=40).collect();
+        for offset in 0..17 {
+            for len in 0..24 {
+                let shared = bytes(45);
+                shared.write(offset, &pattern[..len]);
+                let mut all = vec![0xFF; 45];
+                shared.read(0, &mut all);
+                assert_eq!(&all[offset..offset + len], &pattern[..len]);
+                let others = all[..offset].iter().chain(&all[offset + len..]);
+                assert!(others.copied().all(|byte| byte == 0), "neighbours of {offset}+{len} stay");
+                let mut part = vec![0; len];
+                shared.read(offset, &mut part);
+                assert_eq!(part, pattern[..len]);
+            }
+        }
+    }
+
+    #[test]
+    fn shared_bytes_zero_clears_the_range_alone() {
+        let shared = bytes(1200);
+        shared.write(0, &[7; 1200]);
+        shared.zero(3..1190);
+        let mut all = [9; 1200];
+        shared.read(0, &mut all);
+        assert!(all[..3] == [7; 3] && all[1190..] == [7; 10] && all[3..1190].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn shared_bytes_pwrite_writes_the_range_at_the_offset() {
+        let path = std::env::temp_dir().join(format!("ipc-shmem-{}", sys::process::current_pid()));
+        let mut file =
+            File::options().create(true).truncate(true).read(true).write(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let shared = bytes(100);
+        shared.write(10, b"0123456789");
+        shared.pwrite(&file, 11..18, 5).unwrap();
+        let mut contents = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut contents).unwrap();
+        assert_eq!(contents, b"\0\0\0\0\x001234567");
+    }
+
+    #[test]
+    #[should_panic(expected = "bytes 8+3 of 10 shared")]
+    fn shared_bytes_out_of_range_panics() {
+        bytes(10).write(8, b"abc");
+    }
+
+    #[test]
+    fn shared_str_cuts_at_a_character() {
+        let text: &SharedStr<8> = Shmem::create(4096).unwrap().alloc();
+        assert_eq!(text.get(), "");
+        text.set("grüße 1");
+        assert_eq!(text.get(), "grüße ");
+        text.set("");
+        assert_eq!(text.get(), "");
+    }
+
+    #[test]
+    fn shmem_allocations_are_zero_aligned_and_apart() {
+        let shmem = Shmem::create(4096).unwrap();
+        let one: &AtomicU8 = shmem.alloc();
+        let two: &AtomicU64 = shmem.alloc();
+        one.store(u8::MAX, Ordering::Relaxed);
+        assert_eq!(two.load(Ordering::Relaxed), 0);
+        assert_eq!(
+            (std::ptr::from_ref(two).addr() - std::ptr::from_ref(one).addr(), shmem.remaining()),
+            (64, 3968)
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "out of shared memory: 5000 bytes wanted, 4096 left")]
+    fn shmem_full_panics() {
+        Shmem::create(4096).unwrap().alloc_array::<AtomicU8>(5000);
     }
 }

@@ -1,9 +1,9 @@
 //! The atomics of the latch: the real ones, or loom's when the model checker runs the very same code
 //! (`RUSTFLAGS="--cfg loom"`).
 //!
-//! Loom models `fence(SeqCst)` faithfully, but takes SeqCst loads and stores for AcqRel ones. So the latch is written with
-//! relaxed accesses and explicit fences, and each fence has a name under which the model can leave it out, to prove that
-//! the checker notices.
+//! Loom models `fence(SeqCst)` faithfully, but takes SeqCst loads and stores for AcqRel ones. So the latch is
+//! written with relaxed accesses and explicit fences, and each fence has a name under which the model can
+//! leave it out, to prove that the checker notices.
 
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};

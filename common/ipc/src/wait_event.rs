@@ -1,8 +1,8 @@
-//! What a process waits for, as pg_stat_activity shows it: one table of names gives the enum, the text and the
-//! documentation.
+//! What a process waits for, as pg_stat_activity shows it: one table of names gives the enum, the text and
+//! the documentation.
 //!
-//! A process publishes its wait in its slot with a plain store of one word before it sleeps, and clears it afterwards. Names are
-//! PostgreSQL's where it has the wait; the others are at the end of their class.
+//! A process publishes its wait in its slot with a plain store of one word before it sleeps, and clears it
+//! afterwards. Names are PostgreSQL's where it has the wait; the others are at the end of their class.
 
 /// Declares the classes and events.
 macro_rules! wait_events {

@@ -1,26 +1,31 @@
 //! The wait event set: the one place where a process sleeps.
 //!
-//! A set is built once, waited on many times: [`WaitEventSet::add_latch`], [`add_socket`](WaitEventSet::add_socket),
-//! [`add_postmaster_death`](WaitEventSet::add_postmaster_death), [`add_child_exit`](WaitEventSet::add_child_exit) register
-//! an event and return its [`Position`]; [`modify`](WaitEventSet::modify) changes what a socket is waited for and costs nothing when nothing changes;
-//! [`remove`](WaitEventSet::remove) takes an event out, to be done before its descriptor is closed. Readiness is a level: what isn't dealt with is reported again.
+//! A set is built once, waited on many times: [`WaitEventSet::add_latch`],
+//! [`add_socket`](WaitEventSet::add_socket), [`add_postmaster_death`](WaitEventSet::add_postmaster_death),
+//! [`add_child_exit`](WaitEventSet::add_child_exit) register an event and return its [`Position`];
+//! [`modify`](WaitEventSet::modify) changes what a socket is waited for and costs nothing when nothing
+//! changes; [`remove`](WaitEventSet::remove) takes an event out, to be done before its descriptor is closed.
+//! Readiness is a level: what isn't dealt with is reported again.
 //!
 //! [`WaitEventSet::wait`]:
-//! * returns what occurred, each position at most once; nothing means that the time is over, never anything else;
+//! * returns what occurred, each position at most once; nothing means that the time is over, never anything
+//!   else;
 //! * publishes the wait event while it sleeps;
-//! * reads the signals of the process, turns them into interrupts and sets the own latch; a signal as such never ends a
-//!   wait, and EINTR is never seen;
+//! * reads the signals of the process, turns them into interrupts and sets the own latch; a signal as such
+//!   never ends a wait, and EINTR is never seen;
 //! * looks at the kernel once even if the latch is set already, lest a busy latch starve the sockets;
-//! * measures its time-out from its start, however often the kernel's wait is repeated; a time-out of 0 looks once;
+//! * measures its time-out from its start, however often the kernel's wait is repeated; a time-out of 0 looks
+//!   once;
 //! * believes the postmaster's death only after a read of the pipe.
 //!
-//! Errors and hang-ups of a socket count as the readiness that was asked for: the read or write that follows tells them.
+//! Errors and hang-ups of a socket count as the readiness that was asked for: the read or write that follows
+//! tells them.
 //!
-//! The kernel is behind [`Backend`] (wait_event_set/epoll.rs). A child must drop the sets that it inherits without using them: they are still
-//! the parent's.
+//! The kernel is behind [`Backend`] (wait_event_set/epoll.rs). A child must drop the sets that it inherits
+//! without using them: they are still the parent's.
 //!
-//! Follows PostgreSQL 18 src/backend/storage/ipc/waiteventset.c; differs in: events can be removed, child exits are
-//! events, time-outs in microseconds.
+//! Follows PostgreSQL 18 src/backend/storage/ipc/waiteventset.c; differs in: events can be removed, child
+//! exits are events, time-outs in microseconds.
 
 use std::{
     io,
@@ -167,8 +172,8 @@ impl WaitEventSet {
         WaitEventSet::of_waiter(Some(postmaster.waiter()), capacity)
     }
 
-    /// An empty set of a program that is no process of a node (a command line tool, a test): no latch, no postmaster, and
-    /// signals do what they do.
+    /// An empty set of a program that is no process of a node (a command line tool, a test): no latch, no
+    /// postmaster, and signals do what they do.
     pub fn without_process(capacity: usize) -> io::Result<WaitEventSet> {
         WaitEventSet::of_waiter(None, capacity)
     }
@@ -221,8 +226,8 @@ impl WaitEventSet {
         };
         match (old.is_empty(), events.is_empty()) {
             _ if old == events => return Ok(()),
-            // The kernel always reports errors and hang-ups: a socket that nobody wants to hear of would turn the
-            // wait into a busy loop. So it isn't registered.
+            // The kernel always reports errors and hang-ups: a socket that nobody wants to hear of would turn
+            // the wait into a busy loop. So it isn't registered.
             (false, true) => self.backend.remove(fd)?,
             (true, _) => self.backend.add(fd, events, Token::Event(position))?,
             (false, false) => self.backend.modify(fd, events, Token::Event(position))?,
@@ -231,8 +236,8 @@ impl WaitEventSet {
         Ok(())
     }
 
-    /// Takes an event out. To be done before its descriptor is closed: the kernel's registration belongs to the open file, which
-    /// may live on in another process.
+    /// Takes an event out. To be done before its descriptor is closed: the kernel's registration belongs to
+    /// the open file, which may live on in another process.
     pub fn remove(&mut self, position: Position) -> io::Result<()> {
         match *self.event_mut(position) {
             Kind::Latch => self.latch_position = None,
@@ -247,8 +252,9 @@ impl WaitEventSet {
         Ok(())
     }
 
-    /// Waits until something occurs or `timeout` (None: for ever) is over, and replaces the contents of `occurred` by
-    /// what did; empty means that the time is over. An error means that the descriptors are broken.
+    /// Waits until something occurs or `timeout` (None: for ever) is over, and replaces the contents of
+    /// `occurred` by what did; empty means that the time is over. An error means that the descriptors are
+    /// broken.
     pub fn wait(
         &mut self,
         timeout: Option<Duration>,
@@ -291,14 +297,15 @@ impl WaitEventSet {
     /// One kernel wait, and what came of it: possibly nothing (a signal, a false alarm, the end of the time).
     fn wait_once(&mut self, timeout: Option<Duration>, occurred: &mut Vec<Occurred>) -> io::Result<()> {
         let latch = self.latch();
-        let may_sleep = latch.is_none_or(|latch| !latch.is_set() && latch.prepare_to_sleep());
-        let timeout = if may_sleep { timeout } else { Some(Duration::ZERO) };
         self.ready.clear();
-        let result = self.backend.wait(timeout, &mut self.ready);
-        // Before anything else, errors included: whoever sets the latch from now on need not signal.
-        if let Some(latch) = latch {
-            latch.awake();
-        }
+        let mut sleep = |may_sleep| {
+            let timeout = if may_sleep { timeout } else { Some(Duration::ZERO) };
+            self.backend.wait(timeout, &mut self.ready)
+        };
+        let result = match latch {
+            Some(latch) => latch.around_sleep(sleep),
+            None => sleep(true),
+        };
         match result {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => {}

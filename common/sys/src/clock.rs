@@ -1,4 +1,5 @@
-//! The clocks. The only place that reads one: everything else is handed `now`, so that simulations can drive it.
+//! The clocks. The only place that reads one: everything else is handed `now`, so that simulations can drive
+//! it.
 
 use std::time::Duration;
 

@@ -1,7 +1,8 @@
-//! Epoll, level-triggered, with time-outs to the microsecond where the kernel has them (epoll_pwait2, Linux 5.11).
+//! Epoll, level-triggered, with time-outs to the microsecond where the kernel has them (epoll_pwait2, Linux
+//! 5.11).
 //!
-//! An epoll descriptor that a child inherits is the *same* set as the parent's: the child must only close it (drop does
-//! no more than that), never change it.
+//! An epoll descriptor that a child inherits is the *same* set as the parent's: the child must only close it
+//! (drop does no more than that), never change it.
 
 use std::{
     io,
@@ -60,7 +61,8 @@ impl Epoll {
         Ok(Epoll(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Registers `fd` for `events`. Errors: AlreadyExists for a registered one, PermissionDenied for a plain file.
+    /// Registers `fd` for `events`. Errors: AlreadyExists for a registered one, PermissionDenied for a plain
+    /// file.
     pub fn add(&self, fd: RawFd, events: u32, data: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, events, data)
     }
@@ -82,10 +84,11 @@ impl Epoll {
         Ok(())
     }
 
-    /// Waits for readiness, at most `timeout` (None: for ever), and returns how many of `ready` are filled in.
+    /// Waits for readiness, at most `timeout` (None: for ever), and returns how many of `ready` are filled
+    /// in.
     ///
-    /// 0 means that the time is over; a signal gives ErrorKind::Interrupted, so that the caller can compute the rest
-    /// of its time. Without epoll_pwait2 the time-out is rounded up to a millisecond.
+    /// 0 means that the time is over; a signal gives ErrorKind::Interrupted, so that the caller can compute
+    /// the rest of its time. Without epoll_pwait2 the time-out is rounded up to a millisecond.
     pub fn wait(&self, ready: &mut [Ready], timeout: Option<Duration>) -> io::Result<usize> {
         static NO_PWAIT2: AtomicBool = AtomicBool::new(false);
         // Relaxed: a hint of this process to itself.
@@ -107,8 +110,9 @@ impl Epoll {
             tv_nsec: i64::from(duration.subsec_nanos()),
         });
         let limit_ptr = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: `ready` is valid for its length (Ready is a transparent-sized wrapper of one epoll_event, see the
-        // assertion below), `limit` outlives the call, and a null signal mask means that it stays as it is.
+        // SAFETY: `ready` is valid for its length (Ready is a transparent-sized wrapper of one epoll_event,
+        // see the assertion below), `limit` outlives the call, and a null signal mask means that it stays as
+        // it is.
         let count = unsafe {
             libc::syscall(
                 libc::SYS_epoll_pwait2,
@@ -140,3 +144,40 @@ fn max_events(ready: &[Ready]) -> libc::c_int {
 
 const _: () = assert!(size_of::<Ready>() == size_of::<libc::epoll_event>());
 const _: () = assert!(align_of::<Ready>() == align_of::<libc::epoll_event>());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock, pipe};
+
+    #[test]
+    fn epoll_waits_in_millis_are_never_too_short() {
+        let epoll = Epoll::new().unwrap();
+        let mut ready = [Ready::EMPTY];
+        for micros in [1, 700, 1_001] {
+            let timeout = Duration::from_micros(micros);
+            let start = clock::now();
+            assert_eq!(epoll.wait_millis(&mut ready, Some(timeout)).unwrap(), 0);
+            assert!(clock::now().saturating_since(start) >= timeout);
+        }
+    }
+
+    #[test]
+    fn epoll_reports_registered_data_in_both_ways_of_waiting() {
+        let (read_end, write_end) = pipe::pipe().unwrap();
+        let epoll = Epoll::new().unwrap();
+        epoll.add(write_end.as_raw_fd(), OUT, u64::MAX - 7).unwrap();
+        for wait in [Epoll::wait_micros, Epoll::wait_millis] {
+            let mut ready = [Ready::EMPTY];
+            assert_eq!(wait(&epoll, &mut ready, None).unwrap(), 1);
+            assert_eq!((ready[0].events(), ready[0].data()), (OUT, u64::MAX - 7));
+        }
+        assert_eq!(
+            epoll.add(write_end.as_raw_fd(), OUT, 0).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
+        epoll.remove(write_end.as_raw_fd()).unwrap();
+        drop(read_end);
+        assert_eq!(epoll.wait(&mut [Ready::EMPTY], Some(Duration::ZERO)).unwrap(), 0);
+    }
+}

@@ -1,5 +1,5 @@
-//! Files made durable. An error of a sync means that the data may be lost even if a later call succeeds: callers treat
-//! it as fatal and never retry.
+//! Files made durable. An error of a sync means that the data may be lost even if a later call succeeds:
+//! callers treat it as fatal and never retry.
 
 use std::{
     fs::{self, File},
@@ -46,8 +46,8 @@ pub unsafe fn pwrite_raw(file: &File, start: *const u8, len: usize, offset: u64)
     while done < len {
         let position = i64::try_from(offset + done as u64).map_err(|_| io::ErrorKind::InvalidInput)?;
         let from = start.wrapping_add(done).cast();
-        // SAFETY: `from` is readable for the rest (the caller's duty and done < len); the kernel copies it like a
-        // device would.
+        // SAFETY: `from` is readable for the rest (the caller's duty and done < len); the kernel copies it
+        // like a device would.
         let written = unsafe { libc::pwrite(file.as_raw_fd(), from, len - done, position) };
         match usize::try_from(written) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -61,8 +61,8 @@ pub unsafe fn pwrite_raw(file: &File, start: *const u8, len: usize, offset: u64)
     Ok(())
 }
 
-/// Fills the first `len` bytes of `file` with zeroes, really written, so that later writes and their fdatasync change
-/// neither size nor block map. Doesn't sync.
+/// Fills the first `len` bytes of `file` with zeroes, really written, so that later writes and their
+/// fdatasync change neither size nor block map. Doesn't sync.
 pub fn preallocate(file: &File, len: u64) -> io::Result<()> {
     let zeroes = vec![0; ZEROES];
     let mut offset = 0;
@@ -74,8 +74,9 @@ pub fn preallocate(file: &File, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Replaces file `path` by one with `contents` so that after a crash it is wholly the old or wholly the new one: written
-/// under a temporary name (`path` with `.tmp` added), synced, renamed, directory synced. Mode 0600.
+/// Replaces file `path` by one with `contents` so that after a crash it is wholly the old or wholly the new
+/// one: written under a temporary name (`path` with `.tmp` added), synced, renamed, directory synced. Mode
+/// 0600.
 pub fn replace_durably(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
@@ -86,4 +87,29 @@ pub fn replace_durably(path: &Path, contents: &[u8]) -> io::Result<()> {
     fs::rename(&temporary, path)?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fsync_dir(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaced_file_holds_the_new_contents_and_no_temporary_is_left() {
+        let dir = std::env::temp_dir().join(format!("sys-file-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let path = dir.join("control");
+        replace_durably(&path, b"one, and longer").unwrap();
+        replace_durably(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+        let segment =
+            File::options().create(true).truncate(true).write(true).open(dir.join("segment")).unwrap();
+        preallocate(&segment, ZEROES as u64 * 2 + 5).unwrap();
+        pwrite_all(&segment, b"x", 1).unwrap();
+        fdatasync(&segment).unwrap();
+        let contents = fs::read(dir.join("segment")).unwrap();
+        assert_eq!(contents.len(), ZEROES * 2 + 5);
+        assert!(contents.iter().enumerate().all(|(index, byte)| *byte == if index == 1 { b'x' } else { 0 }));
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }

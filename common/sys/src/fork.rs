@@ -1,12 +1,14 @@
 //! The one place that forks.
 //!
-//! Fork copies one thread and the whole memory, so a lock that another thread holds would stay locked in the child for
-//! ever: forking is allowed to processes with one thread only, and that is checked. What is buffered for stdout and
-//! stderr is flushed first, lest both processes print it. The child never returns into its parent's code: its closure
-//! ends in `_exit`, a panic in abort (the parent sees a signal, that is: a crash), and destructors of the parent's
-//! values that the child inherited don't run unless the closure drops them itself.
+//! Fork copies one thread and the whole memory, so a lock that another thread holds would stay locked in the
+//! child for ever: forking is allowed to processes with one thread only, and that is checked. What is
+//! buffered for stdout and stderr is flushed first, lest both processes print it. The child never returns
+//! into its parent's code: its closure ends in `_exit`, a panic in abort (the parent sees a signal, that is:
+//! a crash), and destructors of the parent's values that the child inherited don't run unless the closure
+//! drops them itself.
 //!
-//! Signals are as they were: block them before (`signal::block_all`) so that none reaches the child too early.
+//! Signals are as they were: block them before (`signal::block_all`) so that none reaches the child too
+//! early.
 
 use std::{
     io::{self, Write},
@@ -42,7 +44,8 @@ pub fn fork_process(child: impl FnOnce() -> i32) -> io::Result<Pid> {
     }
 }
 
-/// How many threads this process has: a directory's link count is its subdirectories plus two. 1 without /proc.
+/// How many threads this process has: a directory's link count is its subdirectories plus two. 1 without
+/// /proc.
 fn thread_count() -> u64 {
     std::fs::metadata("/proc/self/task").map_or(1, |task| task.nlink().saturating_sub(2))
 }

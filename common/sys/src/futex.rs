@@ -1,10 +1,10 @@
-//! Futexes on shared memory: sleep while a word has a value, wake who sleeps on it. Never the private kind, which
-//! is keyed by the address space and would not reach another process.
+//! Futexes on shared memory: sleep while a word has a value, wake who sleeps on it. Never the private kind,
+//! which is keyed by the address space and would not reach another process.
 
 use std::{io, sync::atomic::AtomicU32};
 
-/// Sleeps while `word` is `expected`. Returns at a wake-up, at once when the word differs, and now and then for no
-/// reason (a signal): look at the word again.
+/// Sleeps while `word` is `expected`. Returns at a wake-up, at once when the word differs, and now and then
+/// for no reason (a signal): look at the word again.
 pub fn wait(word: &AtomicU32, expected: u32) {
     // SAFETY: the word outlives the call; a null timeout means none; the kernel only reads the word.
     let result = unsafe {

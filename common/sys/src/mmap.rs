@@ -1,4 +1,5 @@
-//! Anonymous memory that a process shares with the children it forks afterwards, at the same address in all of them.
+//! Anonymous memory that a process shares with the children it forks afterwards, at the same address in all
+//! of them.
 
 use std::{io, num::NonZeroUsize, ptr::NonNull};
 
@@ -43,7 +44,8 @@ impl SharedMapping {
 
 impl Drop for SharedMapping {
     fn drop(&mut self) {
-        // SAFETY: this value owns the mapping; who took pointers from it promised to be gone (they come from `start`).
+        // SAFETY: this value owns the mapping; who took pointers from it promised to be gone (they come from
+        // `start`).
         let result = unsafe { mman::munmap(self.start.cast(), self.len) };
         debug_assert!(result.is_ok(), "unmapping an own mapping");
     }

@@ -66,8 +66,8 @@ impl Listener {
         Ok(Listener(socket))
     }
 
-    /// Listens on a Unix socket file with permissions `mode`. A left-over file is replaced: the caller holds the lock
-    /// that proves it is left over. The file stays when the listener is dropped.
+    /// Listens on a Unix socket file with permissions `mode`. A left-over file is replaced: the caller holds
+    /// the lock that proves it is left over. The file stays when the listener is dropped.
     pub fn unix(path: &Path, mode: u32) -> io::Result<Listener> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -80,8 +80,8 @@ impl Listener {
         Ok(Listener(socket))
     }
 
-    /// Takes a connection; WouldBlock when there is none. Errors that concern that connection alone (ECONNABORTED) and
-    /// lack of descriptors (EMFILE, ENFILE) leave the listener usable.
+    /// Takes a connection; WouldBlock when there is none. Errors that concern that connection alone
+    /// (ECONNABORTED) and lack of descriptors (EMFILE, ENFILE) leave the listener usable.
     pub fn accept(&self) -> io::Result<(Stream, PeerAddr)> {
         loop {
             // accept4 with close-on-exec; non-blocking is set below.
@@ -106,15 +106,16 @@ impl AsFd for Listener {
     }
 }
 
-/// A connected socket, or one that is being connected. Reads and writes say WouldBlock rather than wait, and never raise
-/// SIGPIPE.
+/// A connected socket, or one that is being connected. Reads and writes say WouldBlock rather than wait, and
+/// never raise SIGPIPE.
 #[derive(Debug)]
 pub struct Stream(Socket);
 
 impl Stream {
     /// Begins to connect. Wait for writeability, then [`Stream::take_error`] tells the outcome.
     ///
-    /// An error that is known at once (nobody listens on the Unix socket; its queue is full: WouldBlock) is returned.
+    /// An error that is known at once (nobody listens on the Unix socket; its queue is full: WouldBlock) is
+    /// returned.
     pub fn connect_start(endpoint: &Endpoint) -> io::Result<Stream> {
         let (domain, addr) = match endpoint {
             Endpoint::Tcp(addr) => (Domain::for_address(*addr), SockAddr::from(*addr)),
@@ -148,8 +149,8 @@ impl Stream {
         self.0.take_error()?.map_or(Ok(()), Err)
     }
 
-    /// Turns TCP keepalive on: first probe after `idle`, the next ones each `interval`, given up after `count`. None
-    /// leaves the system's value. Does nothing on a Unix socket.
+    /// Turns TCP keepalive on: first probe after `idle`, the next ones each `interval`, given up after
+    /// `count`. None leaves the system's value. Does nothing on a Unix socket.
     pub fn set_keepalive(
         &self,
         idle: Option<Duration>,
@@ -172,8 +173,8 @@ impl Stream {
         self.0.set_tcp_keepalive(&keepalive)
     }
 
-    /// Gives a TCP connection up when sent data stays unacknowledged for `timeout` (None: the system's value). Does
-    /// nothing on a Unix socket.
+    /// Gives a TCP connection up when sent data stays unacknowledged for `timeout` (None: the system's
+    /// value). Does nothing on a Unix socket.
     pub fn set_user_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         if self.0.local_addr()?.as_socket().is_none() {
             return Ok(());
@@ -232,4 +233,43 @@ fn new_socket(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unix_listener_replaces_a_left_over_file_and_accepts() {
+        let path = std::env::temp_dir().join(format!("sys-net-{}", std::process::id()));
+        drop(Listener::unix(&path, 0o700).unwrap());
+        let listener = Listener::unix(&path, 0o700).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(listener.local_addr().unwrap(), None);
+        let mut client = Stream::connect_start(&Endpoint::Unix(path.clone())).unwrap();
+        let (mut server, peer) = listener.accept().unwrap();
+        assert_eq!((peer, peer.to_string().as_str()), (PeerAddr::Unix, "[local]"));
+        server.set_keepalive(Some(Duration::from_secs(9)), None, None).unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        server.write_all(b"hello").unwrap();
+        drop(server);
+        let mut said = String::new();
+        client.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "hello");
+        assert_eq!(client.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn tcp_options_are_taken() {
+        let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = listener.local_addr().unwrap().unwrap();
+        assert_eq!(resolve("127.0.0.1", addr.port()).unwrap(), [addr]);
+        let client = Stream::connect_start(&Endpoint::Tcp(addr)).unwrap();
+        assert!(client.0.tcp_nodelay().unwrap());
+        client.set_keepalive(Some(Duration::from_secs(9)), Some(Duration::from_secs(3)), Some(4)).unwrap();
+        client.set_user_timeout(Some(Duration::from_millis(700))).unwrap();
+        assert_eq!(client.0.tcp_keepalive_retries().unwrap(), 4);
+        assert_eq!(client.0.tcp_user_timeout().unwrap(), Some(Duration::from_millis(700)));
+    }
 }

@@ -6,11 +6,7 @@ use std::{
     sync::atomic::{AtomicI32, Ordering},
 };
 
-use nix::{
-    errno::Errno,
-    sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
-    unistd,
-};
+use nix::{errno::Errno, unistd};
 
 use crate::{check, signal::Signal};
 
@@ -49,6 +45,11 @@ pub fn parent_pid() -> Pid {
     Pid(unistd::getppid().as_raw())
 }
 
+/// The user that this process acts as.
+pub fn effective_uid() -> u32 {
+    unistd::geteuid().as_raw()
+}
+
 /// Sends `signal` to the process. Errors: ESRCH (no such process), EPERM (another user's).
 pub fn kill(pid: Pid, signal: Signal) -> io::Result<()> {
     assert!(pid.0 > 0, "0 and negative numbers address process groups");
@@ -71,15 +72,15 @@ pub fn exists(pid: Pid) -> bool {
     pid.0 > 0 && (unsafe { libc::kill(pid.0, 0) } == 0 || Errno::last() == Errno::EPERM)
 }
 
-/// Makes this process the leader of a new session and process group, so that a terminal's Ctrl-C doesn't reach it and
-/// its own children can be signalled as a group. Nothing happens when it leads one already.
+/// Makes this process the leader of a new session and process group, so that a terminal's Ctrl-C doesn't
+/// reach it and its own children can be signalled as a group. Nothing happens when it leads one already.
 pub fn setsid() {
     // The only error says that it is a leader already.
     let _already_leader = unistd::setsid();
 }
 
-/// Asks the kernel to send `signal` to this process when its parent ends. The parent may be gone before the call:
-/// check that afterwards.
+/// Asks the kernel to send `signal` to this process when its parent ends. The parent may be gone before the
+/// call: check that afterwards.
 pub fn set_parent_death_signal(signal: Signal) -> io::Result<()> {
     let signal = nix::sys::signal::Signal::try_from(signal.number())?;
     Ok(nix::sys::prctl::set_pdeathsig(signal)?)
@@ -119,7 +120,8 @@ fn signal_description(number: i32) -> String {
     if text.is_null() {
         return format!("unrecognized signal {number}");
     }
-    // SAFETY: a string of the C library, valid until the next call, which can't come in between: there is one thread.
+    // SAFETY: a string of the C library, valid until the next call, which can't come in between: there is one
+    // thread.
     unsafe { std::ffi::CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
@@ -145,17 +147,30 @@ impl PidFd {
         self.pid
     }
 
-    /// Reaps the child if it has ended; None while it runs. Errors: ECHILD when it isn't ours or is reaped already.
+    /// Reaps the child if it has ended; None while it runs. Errors: ECHILD when it isn't ours or is reaped
+    /// already.
     pub fn wait(&self) -> io::Result<Option<ExitStatus>> {
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        loop {
-            return match waitid(Id::PIDFd(self.fd.as_fd()), flags) {
-                Ok(WaitStatus::Exited(_, status)) => Ok(Some(ExitStatus::Exited(status))),
-                Ok(WaitStatus::Signaled(_, signal, _)) => Ok(Some(ExitStatus::Signaled(signal as i32))),
-                Ok(_) => Ok(None),
-                Err(Errno::EINTR) => continue,
-                Err(errno) => Err(errno.into()),
-            };
+        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        let id = libc::id_t::try_from(self.fd.as_raw_fd()).expect("descriptors are not negative");
+        let flags = libc::WEXITED | libc::WNOHANG;
+        // SAFETY: `info` is a valid place for the call to write to. (nix's waitid refuses signals that it has
+        // no name for.)
+        while let Err(error) = check(unsafe { libc::waitid(libc::P_PIDFD, id, info.as_mut_ptr(), flags) }) {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+        // SAFETY: all zero is a valid siginfo, and the call has left it so or filled it in.
+        let info = unsafe { info.assume_init() };
+        // SAFETY: waitid fills in the fields of a child's signal, or leaves zeroes.
+        if unsafe { info.si_pid() } == 0 {
+            return Ok(None);
+        }
+        // SAFETY: as above.
+        let status = unsafe { info.si_status() };
+        match info.si_code {
+            libc::CLD_EXITED => Ok(Some(ExitStatus::Exited(status))),
+            _ => Ok(Some(ExitStatus::Signaled(status))),
         }
     }
 
@@ -178,5 +193,22 @@ impl PidFd {
 impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_status_reads_as_in_the_log() {
+        assert_eq!(ExitStatus::Exited(2).to_string(), "exited with exit code 2");
+        assert_eq!(ExitStatus::Signaled(9).to_string(), "was terminated by signal 9: Killed");
+    }
+
+    #[test]
+    fn own_process_exists() {
+        assert!(exists(current_pid()) && exists(parent_pid()));
+        assert_eq!(current_pid().0.unsigned_abs(), std::process::id());
     }
 }

@@ -1,7 +1,9 @@
-//! Signals: blocked always, read through a signalfd. The one handler there is is SIGQUIT's, which ends the process.
+//! Signals: blocked always, read through a signalfd. The one handler there is is SIGQUIT's, which ends the
+//! process.
 //!
-//! Blocking everything and reading signals where one waits means that no handler can interrupt a lock, an allocation
-//! or errno. SIGQUIT is the exception because it must end a process that never comes back to its wait.
+//! Blocking everything and reading signals where one waits means that no handler can interrupt a lock, an
+//! allocation or errno. SIGQUIT is the exception because it must end a process that never comes back to its
+//! wait.
 
 use std::{
     fmt, io,
@@ -135,8 +137,8 @@ impl fmt::Debug for SignalSet {
     }
 }
 
-/// Blocks every signal that can be blocked, but for those that a fault of the program itself raises (SIGSEGV and the
-/// like), which would otherwise be lost. Inherited by fork.
+/// Blocks every signal that can be blocked, but for those that a fault of the program itself raises (SIGSEGV
+/// and the like), which would otherwise be lost. Inherited by fork.
 pub fn block_all() {
     let mut set = MaybeUninit::uninit();
     // SAFETY: the call initialises the set.
@@ -177,8 +179,9 @@ fn add(set: &mut libc::sigset_t, number: libc::c_int) {
     assert_eq!(result, 0, "a valid signal number");
 }
 
-/// A descriptor that is readable while one of its signals is pending. They must be blocked. After a fork it reads the
-/// child's signals, but an epoll set of the parent that holds it watches the parent's: a child makes its own.
+/// A descriptor that is readable while one of its signals is pending. They must be blocked. After a fork it
+/// reads the child's signals, but an epoll set of the parent that holds it watches the parent's: a child
+/// makes its own.
 #[derive(Debug)]
 pub struct SignalFd(OwnedFd);
 
@@ -239,8 +242,8 @@ static QUIT_FD: AtomicI32 = AtomicI32::new(-1);
 static QUIT_MESSAGE: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
 static QUIT_MESSAGE_LEN: AtomicUsize = AtomicUsize::new(0);
 
-/// Makes SIGQUIT end the process with status 2, and unblocks it. The handler sends the message of [`set_quit_message`],
-/// if there is one, once and without blocking; it does nothing else.
+/// Makes SIGQUIT end the process with status 2, and unblocks it. The handler sends the message of
+/// [`set_quit_message`], if there is one, once and without blocking; it does nothing else.
 pub fn install_quit_handler() -> io::Result<()> {
     let handler: extern "C" fn(libc::c_int) = quit_handler;
     let action = libc::sigaction {
@@ -255,8 +258,8 @@ pub fn install_quit_handler() -> io::Result<()> {
     Ok(())
 }
 
-/// What SIGQUIT's handler sends to the client before it ends the process: a complete, prebuilt message on socket `fd`.
-/// To be called once, by a process that serves a client.
+/// What SIGQUIT's handler sends to the client before it ends the process: a complete, prebuilt message on
+/// socket `fd`. To be called once, by a process that serves a client.
 pub fn set_quit_message(fd: RawFd, message: &'static [u8]) {
     QUIT_MESSAGE.store(message.as_ptr().cast_mut(), Ordering::Relaxed);
     QUIT_MESSAGE_LEN.store(message.len(), Ordering::Relaxed);

@@ -1,10 +1,11 @@
-//! The epoll back-end: one epoll instance per set; the process's signalfd is registered in it, so SIGURG (a latch was set)
-//! and every other signal make it ready.
+//! The epoll back-end: one epoll instance per set; the process's signalfd is registered in it, so SIGURG (a
+//! latch was set) and every other signal make it ready.
 //!
-//! Kernel data is (position, generation) in one word, so that an event of a removed position is told from its successor's.
-//! Errors and hang-ups count as readable, writeable and closed.
+//! Kernel data is (position, generation) in one word, so that an event of a removed position is told from its
+//! successor's. Errors and hang-ups count as readable, writeable and closed.
 //!
-//! Follows the WAIT_USE_EPOLL and WAIT_USE_SIGNALFD parts of PostgreSQL 18 src/backend/storage/ipc/waiteventset.c.
+//! Follows the WAIT_USE_EPOLL and WAIT_USE_SIGNALFD parts of PostgreSQL 18
+//! src/backend/storage/ipc/waiteventset.c.
 
 use std::{io, os::fd::RawFd, time::Duration};
 

@@ -1,0 +1,258 @@
+//! Wait event sets: sockets, time-outs, removal, child exits.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{ErrorKind, Read, Write},
+    time::Duration,
+};
+
+use ipc::{
+    pm_signal::PmSignal,
+    wait_event::WaitEvent,
+    wait_event_set::{Events, Occurred, OnPostmasterDeath, SocketEvents, WaitEventSet},
+};
+use sys::{
+    clock,
+    net::{Endpoint, Listener, PeerAddr, Stream},
+    process::ExitStatus,
+    signal::Signal,
+};
+
+use crate::harness::{Child, DEADLINE, FIRST, Node, SECOND, wait, wait_until};
+
+pub(crate) fn set_latch_does_not_starve_sockets() {
+    let node = Node::start();
+    let mut child = node.child(FIRST, |me| {
+        let (mut here, there) = Stream::pair().unwrap();
+        let mut set = WaitEventSet::new(&me, 3).unwrap();
+        let socket = set.add_socket(&there, SocketEvents::READABLE).unwrap();
+        let latch = set.add_latch().unwrap();
+        set.add_postmaster_death(OnPostmasterDeath::Exit).unwrap();
+        here.write_all(b"x").unwrap();
+        me.latch().set();
+        let both = [
+            Occurred { position: socket, events: Events::SOCKET_READABLE },
+            Occurred { position: latch, events: Events::LATCH_SET },
+        ];
+        // Twice: both are levels, and neither is reported twice at a time.
+        assert_eq!(wait(&mut set, DEADLINE), both);
+        assert_eq!(wait(&mut set, DEADLINE), both);
+        me.latch().reset();
+        assert_eq!(wait(&mut set, DEADLINE), both[..1]);
+    });
+    child.join_well();
+}
+
+pub(crate) fn timeout_is_kept_and_zero_looks_once() {
+    let (mut here, there) = Stream::pair().unwrap();
+    let mut set = WaitEventSet::without_process(1).unwrap();
+    set.add_socket(&there, SocketEvents::READABLE).unwrap();
+    for timeout in [Duration::ZERO, Duration::from_micros(300), Duration::from_millis(30)] {
+        let start = clock::now();
+        assert!(wait(&mut set, timeout).is_empty());
+        assert!(clock::now().saturating_since(start) >= timeout);
+    }
+    here.write_all(b"x").unwrap();
+    assert_eq!(wait(&mut set, Duration::ZERO).len(), 1, "0 looks at the kernel");
+    assert_eq!(wait(&mut set, Duration::MAX).len(), 1);
+}
+
+pub(crate) fn stray_signals_neither_end_nor_stretch_a_wait() {
+    const TIMEOUT: Duration = Duration::from_millis(300);
+    let node = Node::start();
+    let board = node.board;
+    let mut child = node.child(FIRST, |me| {
+        me.latch().reset();
+        board.put(0, 1);
+        let start = clock::now();
+        assert!(!ipc::wait_latch(&me, Some(TIMEOUT), WaitEvent::PgSleep).unwrap(), "a signal is no latch");
+        let slept = clock::now().saturating_since(start);
+        assert!(slept >= TIMEOUT && slept < TIMEOUT + Duration::from_secs(5), "slept {slept:?}");
+        board.put(0, 2);
+    });
+    node.poll_for("the wait", || board.get(0) == 1);
+    let mut round = 0;
+    node.poll_for("its end", || {
+        // Ended, perhaps, between look and kill.
+        let stray = if round % 2 == 0 { Signal::Urg } else { Signal::Stop };
+        let _gone = child.pidfd.kill(stray);
+        let _gone = child.pidfd.kill(Signal::Cont);
+        round += 1;
+        board.get(0) == 2
+    });
+    child.join_well();
+}
+
+pub(crate) fn wait_event_is_published_while_waiting() {
+    let node = Node::start();
+    let proc = node.procs.slot(FIRST);
+    let board = node.board;
+    let mut child = node.child(FIRST, |me| {
+        me.latch().reset();
+        ipc::wait_latch(&me, Some(DEADLINE), WaitEvent::WalWriterMain).unwrap();
+        assert_eq!(me.proc().wait_event(), None, "cleared afterwards");
+        let published = me.publish_wait(WaitEvent::WalSync);
+        assert_eq!(me.proc().wait_event(), Some(WaitEvent::WalSync));
+        drop(published);
+        assert_eq!(me.proc().wait_event(), None);
+        me.latch().reset();
+        wait_until(me, || board.get(0) == 1);
+    });
+    node.poll_for("the wait event", || proc.wait_event() == Some(WaitEvent::WalWriterMain));
+    node.procs.set_latch(FIRST);
+    node.poll_for("the next one", || proc.wait_event() == Some(WaitEvent::PgSleep));
+    board.put(0, 1);
+    node.procs.set_latch(FIRST);
+    child.join_well();
+}
+
+pub(crate) fn modify_changes_what_is_waited_for() {
+    let (mut here, there) = Stream::pair().unwrap();
+    let mut set = WaitEventSet::without_process(1).unwrap();
+    let position = set.add_socket(&there, SocketEvents::WRITEABLE).unwrap();
+    assert_eq!(wait(&mut set, DEADLINE)[0].events, Events::SOCKET_WRITEABLE);
+    set.modify(position, SocketEvents::READABLE).unwrap();
+    assert!(wait(&mut set, Duration::ZERO).is_empty());
+    here.write_all(b"x").unwrap();
+    set.modify(position, SocketEvents::READABLE | SocketEvents::WRITEABLE).unwrap();
+    set.modify(position, SocketEvents::READABLE | SocketEvents::WRITEABLE).unwrap();
+    assert_eq!(wait(&mut set, DEADLINE)[0].events, Events::SOCKET_READABLE | Events::SOCKET_WRITEABLE);
+    set.modify(position, SocketEvents::NONE).unwrap();
+    drop(here);
+    assert!(wait(&mut set, Duration::from_millis(1)).is_empty(), "not even the hang-up");
+    set.modify(position, SocketEvents::WRITEABLE).unwrap();
+    assert_eq!(
+        wait(&mut set, DEADLINE)[0].events,
+        Events::SOCKET_WRITEABLE,
+        "a hang-up is readiness for anything"
+    );
+    set.modify(position, SocketEvents::NONE).unwrap();
+    set.remove(position).unwrap();
+}
+
+pub(crate) fn closed_socket_is_told_from_a_readable_one() {
+    let (mut here, mut there) = Stream::pair().unwrap();
+    let mut set = WaitEventSet::without_process(1).unwrap();
+    set.add_socket(&there, SocketEvents::READABLE | SocketEvents::CLOSED).unwrap();
+    here.write_all(b"bye").unwrap();
+    assert_eq!(wait(&mut set, DEADLINE)[0].events, Events::SOCKET_READABLE);
+    here.shutdown_write().unwrap();
+    assert_eq!(wait(&mut set, DEADLINE)[0].events, Events::SOCKET_READABLE | Events::SOCKET_CLOSED);
+    let mut all = Vec::new();
+    there.read_to_end(&mut all).unwrap();
+    assert_eq!(all, b"bye");
+}
+
+pub(crate) fn connection_is_accepted_and_connected() {
+    let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = listener.local_addr().unwrap().unwrap();
+    let mut set = WaitEventSet::without_process(3).unwrap();
+    let accepting = set.add_socket(&listener, SocketEvents::ACCEPT).unwrap();
+    assert!(wait(&mut set, Duration::ZERO).is_empty());
+    let client = Stream::connect_start(&Endpoint::Tcp(addr)).unwrap();
+    let connecting = set.add_socket(&client, SocketEvents::CONNECTED).unwrap();
+    let (mut accepted, mut connected) = (None, false);
+    while accepted.is_none() || !connected {
+        for occurred in wait(&mut set, DEADLINE) {
+            if occurred.position == connecting {
+                assert_eq!(occurred.events, Events::SOCKET_CONNECTED);
+                client.take_error().unwrap();
+                connected = true;
+            } else {
+                assert_eq!((occurred.position, occurred.events), (accepting, Events::SOCKET_ACCEPT));
+                accepted = Some(listener.accept().unwrap());
+            }
+        }
+    }
+    assert!(matches!(accepted, Some((_, PeerAddr::Tcp(_)))));
+
+    drop((listener, accepted));
+    let refused = Stream::connect_start(&Endpoint::Tcp(addr)).unwrap();
+    let refusing = set.add_socket(&refused, SocketEvents::CONNECTED).unwrap();
+    let occurred = wait(&mut set, DEADLINE);
+    assert!(occurred.iter().any(|one| one.position == refusing));
+    assert_eq!(refused.take_error().unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+pub(crate) fn removed_event_is_silent_and_its_position_stale() {
+    let (mut here, there) = Stream::pair().unwrap();
+    let (mut other_here, other_there) = Stream::pair().unwrap();
+    let mut set = WaitEventSet::without_process(2).unwrap();
+    let first = set.add_socket(&there, SocketEvents::READABLE).unwrap();
+    here.write_all(b"x").unwrap();
+    assert_eq!(wait(&mut set, DEADLINE)[0].position, first);
+    set.remove(first).unwrap();
+    // The descriptor is open still: only the removal keeps it silent.
+    assert!(wait(&mut set, Duration::from_millis(1)).is_empty());
+    let second = set.add_socket(&other_there, SocketEvents::READABLE).unwrap();
+    assert_ne!(first, second);
+    other_here.write_all(b"x").unwrap();
+    assert_eq!(wait(&mut set, DEADLINE)[0].position, second);
+    assert_eq!(
+        set.add_socket(&other_there, SocketEvents::READABLE).unwrap_err().kind(),
+        ErrorKind::AlreadyExists
+    );
+    let mut child = Child::fork(|| {
+        let _never = set.modify(first, SocketEvents::WRITEABLE);
+        0
+    });
+    assert_eq!(child.join(), ExitStatus::Signaled(6), "a stale position is the caller's error");
+}
+
+pub(crate) fn child_exit_is_an_event() {
+    let node = Node::start();
+    let board = node.board;
+    let mut set = WaitEventSet::for_postmaster(&node.postmaster, 3).unwrap();
+    set.add_latch().unwrap();
+    let first = node.child(FIRST, |me| wait_until(me, || board.get(0) == 1));
+    let second = node.child(SECOND, |me| wait_until(me, || board.get(0) == 2));
+    let first_exit = set.add_child_exit(&first.pidfd).unwrap();
+    let second_exit = set.add_child_exit(&second.pidfd).unwrap();
+    assert_eq!(first.pidfd.wait().unwrap(), None);
+    node.postmaster.latch().reset();
+    for (stage, child, exit) in [(1, &first, first_exit), (2, &second, second_exit)] {
+        board.put(0, stage);
+        node.procs.set_latch(FIRST);
+        node.procs.set_latch(SECOND);
+        let occurred = wait(&mut set, DEADLINE);
+        assert_eq!(occurred, [Occurred { position: exit, events: Events::CHILD_EXIT }]);
+        assert_eq!(child.pidfd.wait().unwrap(), Some(ExitStatus::Exited(0)));
+        set.remove(exit).unwrap();
+        assert!(wait(&mut set, Duration::ZERO).is_empty());
+    }
+    assert!(node.procs.release(FIRST) && node.procs.release(SECOND));
+}
+
+pub(crate) fn descriptors_are_close_on_exec() {
+    // Those of the environment are none of ours.
+    let before = open_descriptors();
+    let node = Node::start();
+    let mut child = node.child(FIRST, |me| {
+        let mut set = WaitEventSet::new(&me, 3).unwrap();
+        let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = listener.local_addr().unwrap().unwrap();
+        let client = Stream::connect_start(&Endpoint::Tcp(addr)).unwrap();
+        set.add_socket(&listener, SocketEvents::ACCEPT).unwrap();
+        wait(&mut set, DEADLINE);
+        let _accepted = listener.accept().unwrap();
+        let _kept = (Stream::pair().unwrap(), client);
+        let mut checked = 0;
+        for number in open_descriptors().difference(&before) {
+            // Gone by now is the one that listed the directory.
+            let Ok(info) = fs::read_to_string(format!("/proc/self/fdinfo/{number}")) else { continue };
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+            let flags = u32::from_str_radix(flags.trim(), 8).unwrap();
+            assert_ne!(flags & 0o2_000_000, 0, "descriptor {number} would survive exec");
+            checked += 1;
+        }
+        assert!(checked >= 8, "only {checked} descriptors found");
+        me.pm_signal(PmSignal::RECOVERY_DONE);
+    });
+    child.join_well();
+}
+
+fn open_descriptors() -> BTreeSet<u32> {
+    let numbers = fs::read_dir("/proc/self/fd").unwrap();
+    numbers.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+}
