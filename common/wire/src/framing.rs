@@ -129,6 +129,11 @@ impl InputBuffer {
         &self.bytes[self.start..self.end]
     }
 
+    /// The tag of the next message, as soon as its first byte is there.
+    pub fn next_tag(&self) -> Option<u8> {
+        self.buffered().first().copied()
+    }
+
     fn take(&mut self, count: usize) -> &[u8] {
         let from = self.start;
         self.start += count;
@@ -171,25 +176,38 @@ impl InputBuffer {
         Ok(Some(Message { tag: bytes[0], body: &bytes[HEADER_SIZE..] }))
     }
 
+    /// Whether a whole packet is there for [`InputBuffer::next_startup_packet`].
+    ///
+    /// # Errors
+    /// As [`InputBuffer::next_startup_packet`].
+    pub fn has_startup_packet(&self) -> Result<bool, ErrorResponse> {
+        Ok(self.startup_packet_size()?.is_some())
+    }
+
+    /// Size of the next packet, length word included, when all of it is there.
+    fn startup_packet_size(&self) -> Result<Option<usize>, ErrorResponse> {
+        let Some(length) = self.buffered().first_chunk::<LENGTH_SIZE>() else {
+            return Ok(None);
+        };
+        let size = usize::try_from(i32::from_be_bytes(*length)).ok();
+        let shortest = LENGTH_SIZE + LENGTH_SIZE;
+        let size = size.filter(|size| (shortest..=LENGTH_SIZE + STARTUP_PACKET_MAX).contains(size));
+        let size = size.ok_or_else(|| {
+            ErrorResponse::comm_error(PROTOCOL_VIOLATION, "invalid length of startup packet")
+        })?;
+        Ok((self.buffered().len() >= size).then_some(size))
+    }
+
     /// The first packet of a connection (and the one after an answer to SSLRequest or GSSENCRequest), without its
     /// length word, if all of it is there. [`crate::startup::StartupDecoder`] reads it.
     ///
     /// # Errors
     /// 08P01: its length is out of bounds.
     pub fn next_startup_packet(&mut self) -> Result<Option<&[u8]>, ErrorResponse> {
-        let Some(length) = self.buffered().first_chunk::<LENGTH_SIZE>() else {
+        let Some(size) = self.startup_packet_size()? else {
             return Ok(None);
         };
-        let length = i32::from_be_bytes(*length);
-        let body = usize::try_from(length).ok().and_then(|length| length.checked_sub(LENGTH_SIZE));
-        let body =
-            body.filter(|body| (LENGTH_SIZE..=STARTUP_PACKET_MAX).contains(body)).ok_or_else(|| {
-                ErrorResponse::comm_error(PROTOCOL_VIOLATION, "invalid length of startup packet")
-            })?;
-        if self.buffered().len() < LENGTH_SIZE + body {
-            return Ok(None);
-        }
-        Ok(Some(&self.take(LENGTH_SIZE + body)[LENGTH_SIZE..]))
+        Ok(Some(&self.take(size)[LENGTH_SIZE..]))
     }
 }
 

@@ -1,0 +1,537 @@
+//! A connection to an upstream server, as the walreceiver and `standby clone` need it.
+//!
+//! How to use it: [`ServerConnection::connect`], some [`ServerConnection::query`], then
+//! [`ServerConnection::start_streaming`] and a loop of
+//! ```text
+//! loop {
+//!     while let Some(streamed) = upstream.receive()? { … }
+//!     … append reports to upstream.output(), upstream.flush_if_writable()? …
+//!     upstream.wait(READABLE (| WRITEABLE if has_pending_output), timeout, event)?;
+//! }
+//! ```
+//! and [`ServerConnection::end_streaming`]. One statement at a time, results of bounded size.
+//!
+//! Every wait ends with [`ClientError::Interrupted`] when this process is asked to terminate (the bit stays pending,
+//! for the caller to take); other interrupts wait until the caller looks at its latch. Two things block: the
+//! resolver, for host names that are no addresses, and nothing else.
+//!
+//! Follows PostgreSQL 15 src/backend/replication/libpqwalreceiver/libpqwalreceiver.c.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use ipc::interrupt::Interrupts;
+use ipc::process::Me;
+use ipc::wait_event::WaitEvent;
+use ipc::wait_event_set::{Events, SocketEvents};
+use sys::clock::{self, MonoTime};
+use sys::net::{self, Endpoint, Stream};
+use wire::client::{self, Authentication, BackendMessage};
+use wire::conninfo::{Conninfo, Target, TargetAddress};
+use wire::error::ErrorResponse;
+
+use crate::buffered_socket::{BufferedSocket, Fill, reason};
+
+/// The user to connect as when the connection string names none.
+const DEFAULT_USER: &str = "postgres";
+/// The tag of a CopyData.
+const COPY_DATA_TAG: u8 = b'd';
+/// More bytes of rows than this are no answer to a question that a node asks.
+const RESULT_MAX: usize = 64 << 20;
+
+/// Why talking to the upstream failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientError {
+    /// This process is asked to terminate.
+    Interrupted,
+    /// No target of the connection string could be used; one line for each, in libpq's words.
+    Connect(String),
+    /// The server said so.
+    Server(ErrorResponse),
+    /// The connection is gone.
+    Lost(String),
+    /// The server sent what it must not.
+    Protocol(String),
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::Interrupted => f.write_str("interrupted"),
+            ClientError::Connect(text) | ClientError::Lost(text) | ClientError::Protocol(text) => {
+                f.write_str(text)
+            }
+            ClientError::Server(report) => report.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+/// What kind of session to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionKind {
+    /// A walsender for physical replication.
+    PhysicalReplication,
+    /// An ordinary session.
+    Ordinary,
+}
+
+/// The result of one statement.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct QueryResult {
+    /// Names of the columns; empty for a statement without rows.
+    pub columns: Vec<String>,
+    /// The values in text form; `None` is NULL.
+    pub rows: Vec<Vec<Option<Vec<u8>>>>,
+    /// The command tag.
+    pub tag: String,
+}
+
+/// How a server took START_REPLICATION.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamStart {
+    /// It streams.
+    Streaming,
+    /// There is nothing on this timeline from there on; what it said about the next timeline.
+    Ended(Vec<QueryResult>),
+}
+
+/// What a stream brought.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Streamed<'a> {
+    /// The payload of a CopyData.
+    Data(&'a [u8]),
+    /// The server has sent all of this timeline (CopyDone). [`ServerConnection::end_streaming`] tells what is next.
+    EndOfTimeline,
+    /// The server has ended the command: it shuts down. Nothing else will come.
+    EndOfCommand,
+}
+
+/// How far the copy-both stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StreamState {
+    /// No stream, or the server has ended its command.
+    None,
+    /// Both sides may send.
+    Open,
+    /// The server has sent CopyDone.
+    ServerDone,
+}
+
+/// A session on another server.
+#[derive(Debug)]
+pub struct ServerConnection {
+    socket: BufferedSocket,
+    target: Target,
+    parameters: BTreeMap<String, String>,
+    stream: StreamState,
+    /// Of the message decoded last, to name it.
+    tag: u8,
+}
+
+impl ServerConnection {
+    /// Connects to the first target that takes the connection, and waits until the session is ready. `me` is `None` in
+    /// a program that is no process of a node; `application_name` is used when `conninfo` gives none.
+    ///
+    /// # Errors
+    /// [`ClientError::Interrupted`]; [`ClientError::Connect`] with a line for each target.
+    pub fn connect(
+        me: Option<Me>,
+        conninfo: &Conninfo,
+        kind: SessionKind,
+        application_name: &str,
+    ) -> Result<ServerConnection, ClientError> {
+        let mut failures = Vec::new();
+        for target in conninfo.targets() {
+            let endpoints = match endpoints(target) {
+                Ok(endpoints) => endpoints,
+                Err(text) => {
+                    failures.push(text);
+                    continue;
+                }
+            };
+            for endpoint in endpoints {
+                let deadline = conninfo.connect_timeout().map(|timeout| clock::now().saturating_add(timeout));
+                let parameters = startup_parameters(conninfo, kind, application_name);
+                match Self::connect_to(me, target, &endpoint, deadline, conninfo.password(), &parameters) {
+                    Ok(connection) => return Ok(connection),
+                    Err(ClientError::Interrupted) => return Err(ClientError::Interrupted),
+                    Err(error) => failures.push(format!("{} failed: {error}", describe(target, &endpoint))),
+                }
+            }
+        }
+        Err(ClientError::Connect(failures.join("\n")))
+    }
+
+    fn connect_to(
+        me: Option<Me>,
+        target: &Target,
+        endpoint: &Endpoint,
+        deadline: Option<MonoTime>,
+        password: Option<&str>,
+        parameters: &[(&str, &str)],
+    ) -> Result<ServerConnection, ClientError> {
+        let stream = Stream::connect_start(endpoint).map_err(|error| ClientError::Lost(reason(&error)))?;
+        let socket = BufferedSocket::new(me, stream, client::check_frame).map_err(lost)?;
+        let mut connection = ServerConnection {
+            socket,
+            target: target.clone(),
+            parameters: BTreeMap::new(),
+            stream: StreamState::None,
+            tag: 0,
+        };
+        connection.sleep(SocketEvents::CONNECTED, deadline, WaitEvent::WalReceiverConnect)?;
+        connection.socket.stream().take_error().map_err(lost)?;
+        client::startup_message(connection.socket.output(), parameters);
+        connection.finish_startup(deadline, password)?;
+        Ok(connection)
+    }
+
+    /// From the startup packet to the first ReadyForQuery.
+    fn finish_startup(
+        &mut self,
+        deadline: Option<MonoTime>,
+        password: Option<&str>,
+    ) -> Result<(), ClientError> {
+        loop {
+            self.await_message(deadline, WaitEvent::WalReceiverConnect)?;
+            let Some(message) = self.decode_message()? else { continue };
+            match message {
+                BackendMessage::Authentication(Authentication::Ok)
+                | BackendMessage::BackendKeyData(_)
+                | BackendMessage::NegotiateProtocolVersion(_) => {}
+                BackendMessage::Authentication(Authentication::CleartextPassword) => {
+                    let password = password.ok_or_else(|| {
+                        ClientError::Protocol("fe_sendauth: no password supplied".to_owned())
+                    })?;
+                    client::password_message(self.socket.output(), password);
+                }
+                BackendMessage::Authentication(Authentication::Other(code)) => {
+                    return Err(ClientError::Protocol(format!("authentication method {code} not supported")));
+                }
+                BackendMessage::ReadyForQuery(_) => return Ok(()),
+                BackendMessage::ErrorResponse(report) => return Err(ClientError::Server(report)),
+                _ => return Err(self.unexpected_message()),
+            }
+        }
+    }
+
+    /// Where this connection goes.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The last reported value of a setting of the server, such as `server_version`.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).map(String::as_str)
+    }
+
+    /// Sends one query text and waits for all of its results.
+    ///
+    /// # Errors
+    /// [`ClientError::Server`] when a statement failed (the session goes on unless that was FATAL); else the connection
+    /// is of no more use.
+    pub fn query(&mut self, text: &str) -> Result<Vec<QueryResult>, ClientError> {
+        client::query(self.socket.output(), text);
+        match self.read_results()? {
+            Results::Done(results) => Ok(results),
+            Results::CopyBoth => {
+                Err(ClientError::Protocol("the server began a copy nobody asked for".to_owned()))
+            }
+        }
+    }
+
+    /// Sends START_REPLICATION.
+    ///
+    /// # Errors
+    /// As [`ServerConnection::query`].
+    pub fn start_streaming(&mut self, command: &str) -> Result<StreamStart, ClientError> {
+        client::query(self.socket.output(), command);
+        Ok(match self.read_results()? {
+            Results::Done(results) => StreamStart::Ended(results),
+            Results::CopyBoth => {
+                self.stream = StreamState::Open;
+                StreamStart::Streaming
+            }
+        })
+    }
+
+    /// Reads results up to ReadyForQuery or the start of a copy.
+    fn read_results(&mut self) -> Result<Results, ClientError> {
+        let mut results = Vec::new();
+        let mut current = QueryResult::default();
+        let (mut failure, mut size) = (None, 0);
+        loop {
+            if let Err(error) = self.await_message(None, WaitEvent::WalReceiverReceive) {
+                // A server that closes after an error has said all that there is to say.
+                return Err(failure.filter(|_| error != ClientError::Interrupted).unwrap_or(error));
+            }
+            let Some(message) = self.decode_message()? else { continue };
+            match message {
+                BackendMessage::RowDescription(description) => {
+                    current.columns = description.columns().map(|column| column.name.to_owned()).collect();
+                }
+                BackendMessage::DataRow(row) => {
+                    let row: Vec<_> = row.values().map(|value| value.map(<[u8]>::to_vec)).collect();
+                    size += row.iter().map(|value| 24 + value.as_ref().map_or(0, Vec::len)).sum::<usize>();
+                    current.rows.push(row);
+                }
+                BackendMessage::CommandComplete(tag) => {
+                    current.tag = tag.to_owned();
+                    results.push(std::mem::take(&mut current));
+                }
+                BackendMessage::EmptyQueryResponse => results.push(QueryResult::default()),
+                BackendMessage::ErrorResponse(report) => failure = Some(ClientError::Server(report)),
+                BackendMessage::ReadyForQuery(_) => {
+                    return failure.map_or(Ok(Results::Done(results)), Err);
+                }
+                BackendMessage::CopyBothResponse => return Ok(Results::CopyBoth),
+                _ => return Err(self.unexpected_message()),
+            }
+            if size > RESULT_MAX {
+                return Err(ClientError::Protocol(format!(
+                    "the server's answer is longer than {RESULT_MAX} bytes"
+                )));
+            }
+        }
+    }
+
+    /// The next thing of the stream if it is there or can be read at once; `None` if not.
+    ///
+    /// # Errors
+    /// [`ClientError::Server`]: the server ended the stream with an error. Else the connection is of no more use.
+    pub fn receive(&mut self) -> Result<Option<Streamed<'_>>, ClientError> {
+        loop {
+            while !self.socket.input.has_message().map_err(out_of_step)? {
+                match self.socket.fill().map_err(lost)? {
+                    Fill::Bytes => {}
+                    Fill::Nothing => return Ok(None),
+                    Fill::End => return Err(closed()),
+                }
+            }
+            if self.socket.input.next_tag() == Some(COPY_DATA_TAG) {
+                break;
+            }
+            if let Some(end) = self.receive_other()? {
+                return Ok(Some(end));
+            }
+        }
+        let message = self.socket.input.next_message().map_err(out_of_step)?;
+        Ok(message.map(|message| Streamed::Data(message.body)))
+    }
+
+    /// A message of the stream that is no CopyData; `None` when the stream goes on.
+    fn receive_other(&mut self) -> Result<Option<Streamed<'static>>, ClientError> {
+        let Some(message) = self.decode_message()? else { return Ok(None) };
+        match message {
+            BackendMessage::CopyDone => {
+                self.stream = StreamState::ServerDone;
+                Ok(Some(Streamed::EndOfTimeline))
+            }
+            BackendMessage::CommandComplete(_) => {
+                self.stream = StreamState::None;
+                Ok(Some(Streamed::EndOfCommand))
+            }
+            BackendMessage::ErrorResponse(report) => Err(ClientError::Server(report)),
+            _ => Err(self.unexpected_message()),
+        }
+    }
+
+    /// Ends the stream from this side, skips what is still on its way, and waits for the results that follow: one row
+    /// (next timeline and its start) if the server came to the end of its timeline.
+    ///
+    /// # Errors
+    /// As [`ServerConnection::query`].
+    pub fn end_streaming(&mut self) -> Result<Vec<QueryResult>, ClientError> {
+        if self.stream != StreamState::None {
+            client::copy_done(self.socket.output());
+        }
+        while self.stream == StreamState::Open {
+            self.await_message(None, WaitEvent::WalReceiverReceive)?;
+            self.receive()?;
+        }
+        self.stream = StreamState::None;
+        match self.read_results()? {
+            Results::Done(results) => Ok(results),
+            Results::CopyBoth => {
+                Err(ClientError::Protocol("the server began a copy nobody asked for".to_owned()))
+            }
+        }
+    }
+
+    /// Where messages of the stream are appended ([`wire::replication::payload::StandbyMessage::encode`]).
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        self.socket.output()
+    }
+
+    /// Whether something is queued that the kernel has not taken yet.
+    pub fn has_pending_output(&self) -> bool {
+        self.socket.pending_output() > 0
+    }
+
+    /// Sends what the kernel takes at once; whether that was all.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn flush_if_writable(&mut self) -> Result<bool, ClientError> {
+        self.socket.send_available().map_err(lost)
+    }
+
+    /// Waits for the latch, for `events` of the socket, or until `timeout` is over; what happened (nothing: the time is
+    /// over). For who looks at its latch, its interrupts and its buffers before each wait; the latch is not reset.
+    ///
+    /// # Errors
+    /// The descriptors are broken.
+    pub fn wait(
+        &mut self,
+        events: SocketEvents,
+        timeout: Option<Duration>,
+        event: WaitEvent,
+    ) -> Result<Events, ClientError> {
+        self.socket.wait(events, timeout, event).map_err(lost)
+    }
+
+    /// Tells the server that this is the end, as well as can be done without waiting.
+    pub fn close(mut self) {
+        client::terminate(self.socket.output());
+        // Whoever is gone already needs no goodbye.
+        let _ = self.socket.send_available();
+    }
+
+    /// Waits until a whole message is there. Sends what is queued meanwhile.
+    fn await_message(&mut self, deadline: Option<MonoTime>, event: WaitEvent) -> Result<(), ClientError> {
+        loop {
+            let sent = self.flush_if_writable()?;
+            if self.socket.input.has_message().map_err(out_of_step)? {
+                return Ok(());
+            }
+            match self.socket.fill().map_err(lost)? {
+                Fill::Bytes => continue,
+                Fill::End => return Err(closed()),
+                Fill::Nothing => {}
+            }
+            let events =
+                if sent { SocketEvents::READABLE } else { SocketEvents::READABLE | SocketEvents::WRITEABLE };
+            self.sleep(events, deadline, event)?;
+        }
+    }
+
+    /// Sleeps until `events` of the socket; the latch only interrupts.
+    fn sleep(
+        &mut self,
+        events: SocketEvents,
+        deadline: Option<MonoTime>,
+        event: WaitEvent,
+    ) -> Result<(), ClientError> {
+        let mut latch_used = false;
+        let result = loop {
+            self.socket.reset_latch();
+            if self.socket.pending_interrupts().contains(Interrupts::TERMINATE) {
+                break Err(ClientError::Interrupted);
+            }
+            let timeout = deadline.map(|deadline| deadline.saturating_since(clock::now()));
+            let happened = match self.socket.wait(events, timeout, event) {
+                Ok(happened) => happened,
+                Err(error) => break Err(lost(error)),
+            };
+            latch_used |= happened.contains(Events::LATCH_SET);
+            if happened.is_empty() {
+                break Err(ClientError::Lost("timeout expired".to_owned()));
+            }
+            if happened != Events::LATCH_SET {
+                break Ok(());
+            }
+        };
+        if latch_used {
+            // It may have been set for something that only the caller looks at.
+            self.socket.set_latch();
+        }
+        result
+    }
+
+    /// Decodes the message that is there. Those that may come at any time are dealt with here and not given out.
+    fn decode_message(&mut self) -> Result<Option<BackendMessage<'_>>, ClientError> {
+        let message = self.socket.input.next_message().map_err(out_of_step)?;
+        let message = message.expect("a whole message is there");
+        self.tag = message.tag;
+        match BackendMessage::decode(message).map_err(out_of_step)? {
+            BackendMessage::ParameterStatus { name, value } => {
+                self.parameters.insert(name.to_owned(), value.to_owned());
+            }
+            BackendMessage::NoticeResponse(report) => tracing::info!("upstream server: {report}"),
+            BackendMessage::NotificationResponse => {}
+            other => return Ok(Some(other)),
+        }
+        Ok(None)
+    }
+
+    fn unexpected_message(&self) -> ClientError {
+        ClientError::Protocol(format!("unexpected message type \"{}\" from server", char::from(self.tag)))
+    }
+}
+
+/// What came of a query text.
+enum Results {
+    Done(Vec<QueryResult>),
+    CopyBoth,
+}
+
+fn startup_parameters<'a>(
+    conninfo: &'a Conninfo,
+    kind: SessionKind,
+    application_name: &'a str,
+) -> Vec<(&'static str, &'a str)> {
+    let user = conninfo.user().unwrap_or(DEFAULT_USER);
+    let mut parameters = vec![("user", user)];
+    match kind {
+        SessionKind::PhysicalReplication => {
+            parameters.extend([("database", "replication"), ("replication", "true")]);
+        }
+        SessionKind::Ordinary => parameters.push(("database", conninfo.dbname().unwrap_or(user))),
+    }
+    parameters.push(("application_name", conninfo.application_name().unwrap_or(application_name)));
+    parameters.extend(conninfo.options().map(|options| ("options", options)));
+    parameters
+}
+
+/// The addresses of a target. Blocks in the resolver when the host is a name.
+fn endpoints(target: &Target) -> Result<Vec<Endpoint>, String> {
+    match &target.address {
+        TargetAddress::Unix(path) => Ok(vec![Endpoint::Unix(path.clone())]),
+        TargetAddress::Tcp(host) => match net::resolve(host, target.port) {
+            Ok(addresses) => Ok(addresses.into_iter().map(Endpoint::Tcp).collect()),
+            Err(error) => {
+                let text = reason(&error);
+                let text = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
+                Err(format!("could not translate host name \"{host}\" to address: {text}"))
+            }
+        },
+    }
+}
+
+/// What libpq begins its report of a failed attempt with.
+fn describe(target: &Target, endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Unix(path) => format!("connection to server on socket \"{}\"", path.display()),
+        Endpoint::Tcp(address) => {
+            let (host, ip) = (&target.host, address.ip().to_string());
+            let shown = if *host == ip { String::new() } else { format!(" ({ip})") };
+            format!("connection to server at \"{host}\"{shown}, port {}", address.port())
+        }
+    }
+}
+
+fn lost(error: io::Error) -> ClientError {
+    ClientError::Lost(reason(&error))
+}
+
+fn closed() -> ClientError {
+    ClientError::Lost("server closed the connection unexpectedly".to_owned())
+}
+
+fn out_of_step(report: ErrorResponse) -> ClientError {
+    ClientError::Protocol(report.message)
+}
