@@ -160,7 +160,7 @@ crate::shared_struct! {
         pub(crate) latch: Latch,
         /// Written by the attached process (0 when it detaches), read by all.
         pid: AtomicI32,
-        /// See [`PendingWord`].
+        /// See `PendingWord`.
         pending: AtomicU64,
         /// What the process waits for ([`WaitEvent::code`]), 0 for nothing. Plain stores of the attached
         /// process.

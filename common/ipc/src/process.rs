@@ -318,10 +318,12 @@ impl Me {
         &self.state.proc.latch
     }
 
-    /// Turns a client backend into a walsender: its connection has asked for replication.
+    /// Turns a client backend into a walsender: its connection has asked for replication. The postmaster is woken to see it.
     pub fn become_walsender(self) {
         self.state.proc.set_backend_type(BackendType::WalSender);
         self.state.proc.set_state(SlotState::WalSender);
+        // No message, but a look: a smart shutdown may have waited for this one as its last client.
+        self.pm_signal(PmSignal::NONE);
     }
 
     /// The interrupts that have come and are not held: CHECK_FOR_INTERRUPTS, one load.

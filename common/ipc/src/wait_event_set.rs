@@ -21,7 +21,7 @@
 //! Errors and hang-ups of a socket count as the readiness that was asked for: the read or write that follows
 //! tells them.
 //!
-//! The kernel is behind [`Backend`] (wait_event_set/epoll.rs). A child must drop the sets that it inherits
+//! The kernel is behind `Backend` (wait_event_set/epoll.rs). A child must drop the sets that it inherits
 //! without using them: they are still the parent's.
 //!
 //! Follows PostgreSQL 18 src/backend/storage/ipc/waiteventset.c; differs in: events can be removed, child
