@@ -21,8 +21,8 @@
 //! ```
 //!
 //! Invariants:
-//! - The postmaster takes no lock in shared memory and believes nothing it reads there but flags; a child that scribbles
-//!   over it cannot bring the postmaster down, so the postmaster is always there to clean up.
+//! - The postmaster takes no lock in shared memory and believes nothing it reads there but flags: whatever a child has
+//!   done to it, the postmaster is there to stop the others and clean up.
 //! - It never reads or writes a client's socket: no client can hold it up.
 //! - It is single-threaded, blocks all signals before its first fork and reads them through a signalfd.
 //! - The locks on the data directory are inherited by every child: they are free only when the whole node is gone.
