@@ -24,12 +24,14 @@
     reason = "a harness reports what went wrong by panicking, like the tests that it serves"
 )]
 
+pub mod benchmark;
 pub mod client;
 pub mod cluster;
 pub mod commands;
 pub mod digest;
 pub mod load;
 pub mod node;
+pub mod postgres;
 pub mod procfs;
 pub mod programs;
 pub mod proxy;

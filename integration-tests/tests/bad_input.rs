@@ -124,7 +124,7 @@ fn replication_commands_with_garbage_are_refused_and_the_connection_goes_on() {
         ("START_REPLICATION", "42601"),
         ("START_REPLICATION PHYSICAL XYZ", "42601"),
         ("START_REPLICATION 0/0 TIMELINE", "42601"),
-        ("START_REPLICATION 0/0 TIMELINE 99999999999999999999", "42601"),
+        ("START_REPLICATION 0/100000 TIMELINE 77", "XX000"),
         ("START_REPLICATION SLOT \"nobody\" 0/100000", "42704"),
         ("TIMELINE_HISTORY 0", "42601"),
         ("TIMELINE_HISTORY 2", "58P01"),
@@ -149,8 +149,8 @@ fn replication_commands_with_garbage_are_refused_and_the_connection_goes_on() {
     client.send_query(&format!("START_REPLICATION {start} TIMELINE 1")).unwrap();
     assert_eq!(client.read_message().unwrap().tag, b'W');
     client.send_message(b'd', b"?garbage").unwrap();
-    let end = client.read_to_end().unwrap();
-    assert!(String::from_utf8_lossy(&end).contains("08P01"), "{end:?}");
+    client.read_to_end().unwrap();
+    node.wait_log("unexpected message type \"?\"");
     assert_in_service(&node);
     node.stop();
 }

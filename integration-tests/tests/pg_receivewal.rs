@@ -27,6 +27,7 @@ fn segments(dir: &Path) -> Vec<String> {
 /// A primary whose log is being written to, with all kinds of records.
 fn primary(scenario: &Scenario) -> (Node, Load) {
     let mut node = Node::init(scenario, "primary", &["--wal-segsize", "1MB"]);
+    node.set("max_statement_size=8MB");
     node.start();
     node.query(load::CREATE_TABLE);
     node.query("SELECT pg_logical_emit_message(true, 'test', 'transactional')");

@@ -1,0 +1,61 @@
+//! Benchmarks, which assert nothing and print what they measured.
+//!
+//! `cargo run --release -p integration-tests --bin bench -- commit`
+
+use std::env;
+use std::io;
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+use integration_tests::benchmark::{self, Plan, SCRIPTS};
+
+#[derive(Debug, Parser)]
+#[command(name = "bench", about = "Measures Walship beside PostgreSQL 15")]
+struct Options {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+}
+
+#[derive(Debug, Subcommand)]
+enum Benchmark {
+    /// Commits and reads through pgbench, against a Walship pair and a PostgreSQL 15 pair in turn.
+    Commit {
+        /// Length of one run.
+        #[arg(long, default_value_t = 5, value_name = "N")]
+        seconds: u32,
+        /// Runs of each kind on each system; figures are medians.
+        #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: u32,
+        /// Numbers of clients.
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32], value_name = "N,…")]
+        clients: Vec<u32>,
+        /// Which scripts.
+        #[arg(long, value_delimiter = ',', default_values_t = SCRIPTS.map(str::to_owned), value_name = "NAME,…")]
+        scripts: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let Benchmark::Commit { seconds, rounds, clients, scripts } = Options::parse().benchmark;
+    build_programs();
+    let plan = Plan { seconds, rounds: rounds as usize, clients, scripts };
+    match benchmark::commit(&plan, &mut io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Run by cargo, the benchmark has the programs that it measures built too: cargo builds only what it was asked to run.
+fn build_programs() {
+    let Some(cargo) = env::var_os("CARGO") else { return };
+    let own = env::current_exe().expect("an executable has a path");
+    let profile = own.parent().expect("a file has a directory");
+    let mut build = Command::new(cargo);
+    build.args(["build", "--quiet", "-p", "sender", "-p", "receiver"]);
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    build.arg("--target-dir").arg(profile.parent().expect("a profile is in a target directory"));
+    let built = build.status().expect("cargo can be run");
+    assert!(built.success(), "the programs could not be built");
+}
