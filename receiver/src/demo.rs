@@ -80,7 +80,7 @@ impl Failure {
 }
 
 /// Runs the demo. Exit status 0 only when every row was found where it must be.
-pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let options = match Options::try_parse_from(arguments) {
         Ok(options) => options,
         Err(error) => {

@@ -30,14 +30,14 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Runs a node's program in this process, bound to the demo if the demo said so.
-pub fn as_node(main: impl FnOnce() -> ExitCode) -> ExitCode {
+pub fn as_node(main: impl FnOnce() -> i32) -> ExitCode {
     if let Some(demo) = env::var(BOUND_TO).ok().and_then(|pid| pid.parse().ok()).map(Pid) {
         let bound = process::set_parent_death_signal(Signal::Int);
         if bound.is_err() || process::parent_pid() != demo {
             return ExitCode::FAILURE;
         }
     }
-    main()
+    ExitCode::from(u8::try_from(main()).unwrap_or(1))
 }
 
 /// A node that runs.
