@@ -1,1 +1,6 @@
 //! All that a standby adds to a serving node.
+#![forbid(unsafe_code)]
+
+pub mod clone;
+pub mod demo;
+pub mod walreceiver;

@@ -1,9 +1,11 @@
 //! The walreceiver: brings the upstream's log to this node, makes it durable and reports back.
 //!
-//! `stream` is the pure state machine of one stream; `process` is the life of the process around it.
-//! Follows PostgreSQL 17 `src/backend/replication/walreceiver.c`.
+//! `stream` is the pure state machine of one stream, `upstream` what is asked before it, `process` the life of the
+//! process around both. Follows PostgreSQL 17 `src/backend/replication/walreceiver.c`.
 
+pub mod process;
 pub mod stream;
+pub mod upstream;
 
 #[cfg(test)]
 mod simulation;

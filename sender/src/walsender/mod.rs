@@ -3,7 +3,12 @@
 //! `session` is the pure state machine of one stream; `process` is the life of the process around it.
 //! Follows PostgreSQL `src/backend/replication/walsender.c` and `src/include/replication/walsender_private.h`.
 
+pub mod commands;
+pub mod log_source;
+pub mod process;
 pub mod session;
+pub mod slot;
+pub mod start;
 
 /// What a walsender is at, as `pg_stat_replication.state` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

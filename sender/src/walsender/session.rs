@@ -46,11 +46,12 @@ use sys::clock::MonoTime;
 use wal::lsn::Lsn;
 use wal::timeline::TimelineId;
 use wal::timestamp::Timestamp;
+use wire::replication::payload;
 
 use super::WalSndState;
 
 /// Most bytes of WAL in one 'w' message: 16 pages.
-pub const MAX_SEND_SIZE: u64 = 131_072;
+pub const MAX_SEND_SIZE: u64 = payload::MAX_SEND_SIZE as u64;
 
 /// How long the drain waits before it asks again a standby whose last answer brought nothing new.
 pub const DRAIN_ASK_AGAIN: Duration = Duration::from_millis(100);
