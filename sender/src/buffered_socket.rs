@@ -76,6 +76,11 @@ impl BufferedSocket {
         })
     }
 
+    /// The process that this socket belongs to.
+    pub(crate) fn me(&self) -> Option<Me> {
+        self.me
+    }
+
     /// Where messages to send are appended.
     pub(crate) fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
@@ -100,6 +105,14 @@ impl BufferedSocket {
     /// The interrupts that have come and are not held; none outside of a node.
     pub(crate) fn pending_interrupts(&self) -> Interrupts {
         self.me.map_or(Interrupts::NONE, Me::pending)
+    }
+
+    /// Reads the process's signals, as a wait does: for who goes on without one.
+    ///
+    /// # Errors
+    /// The descriptors are broken.
+    pub(crate) fn poll_signals(&self) -> io::Result<()> {
+        self.me.map_or(Ok(()), Me::poll_signals)
     }
 
     /// Resets the own latch. Look for work afterwards.

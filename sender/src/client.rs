@@ -12,10 +12,13 @@
 //! and [`ServerConnection::end_streaming`]. One statement at a time, results of bounded size.
 //!
 //! Every wait ends with [`ClientError::Interrupted`] when this process is asked to terminate (the bit stays pending,
-//! for the caller to take); other interrupts wait until the caller looks at its latch. Two things block: the
-//! resolver, for host names that are no addresses, and nothing else.
+//! for the caller to take); other interrupts wait until the caller looks at its latch. Only the resolver blocks, for
+//! host names that are no addresses. Signals are read in waits: who receives on without waiting calls
+//! [`Me::poll_signals`] now and then.
 //!
 //! Follows PostgreSQL 15 src/backend/replication/libpqwalreceiver/libpqwalreceiver.c.
+
+mod target;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,15 +30,13 @@ use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
 use ipc::wait_event_set::{Events, SocketEvents};
 use sys::clock::{self, MonoTime};
-use sys::net::{self, Endpoint, Stream};
+use sys::net::{Endpoint, Stream};
 use wire::client::{self, Authentication, BackendMessage};
-use wire::conninfo::{Conninfo, Target, TargetAddress};
+use wire::conninfo::{Conninfo, Target};
 use wire::error::ErrorResponse;
 
 use crate::buffered_socket::{BufferedSocket, Fill, reason};
 
-/// The user to connect as when the connection string names none.
-const DEFAULT_USER: &str = "postgres";
 /// The tag of a CopyData.
 const COPY_DATA_TAG: u8 = b'd';
 /// More bytes of rows than this are no answer to a question that a node asks.
@@ -146,7 +147,7 @@ impl ServerConnection {
     ) -> Result<ServerConnection, ClientError> {
         let mut failures = Vec::new();
         for target in conninfo.targets() {
-            let endpoints = match endpoints(target) {
+            let endpoints = match target::endpoints(target) {
                 Ok(endpoints) => endpoints,
                 Err(text) => {
                     failures.push(text);
@@ -155,11 +156,13 @@ impl ServerConnection {
             };
             for endpoint in endpoints {
                 let deadline = conninfo.connect_timeout().map(|timeout| clock::now().saturating_add(timeout));
-                let parameters = startup_parameters(conninfo, kind, application_name);
+                let parameters = target::startup_parameters(conninfo, kind, application_name);
                 match Self::connect_to(me, target, &endpoint, deadline, conninfo.password(), &parameters) {
                     Ok(connection) => return Ok(connection),
                     Err(ClientError::Interrupted) => return Err(ClientError::Interrupted),
-                    Err(error) => failures.push(format!("{} failed: {error}", describe(target, &endpoint))),
+                    Err(error) => {
+                        failures.push(format!("{} failed: {error}", target::describe(target, &endpoint)))
+                    }
                 }
             }
         }
@@ -477,51 +480,6 @@ impl ServerConnection {
 enum Results {
     Done(Vec<QueryResult>),
     CopyBoth,
-}
-
-fn startup_parameters<'a>(
-    conninfo: &'a Conninfo,
-    kind: SessionKind,
-    application_name: &'a str,
-) -> Vec<(&'static str, &'a str)> {
-    let user = conninfo.user().unwrap_or(DEFAULT_USER);
-    let mut parameters = vec![("user", user)];
-    match kind {
-        SessionKind::PhysicalReplication => {
-            parameters.extend([("database", "replication"), ("replication", "true")]);
-        }
-        SessionKind::Ordinary => parameters.push(("database", conninfo.dbname().unwrap_or(user))),
-    }
-    parameters.push(("application_name", conninfo.application_name().unwrap_or(application_name)));
-    parameters.extend(conninfo.options().map(|options| ("options", options)));
-    parameters
-}
-
-/// The addresses of a target. Blocks in the resolver when the host is a name.
-fn endpoints(target: &Target) -> Result<Vec<Endpoint>, String> {
-    match &target.address {
-        TargetAddress::Unix(path) => Ok(vec![Endpoint::Unix(path.clone())]),
-        TargetAddress::Tcp(host) => match net::resolve(host, target.port) {
-            Ok(addresses) => Ok(addresses.into_iter().map(Endpoint::Tcp).collect()),
-            Err(error) => {
-                let text = reason(&error);
-                let text = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
-                Err(format!("could not translate host name \"{host}\" to address: {text}"))
-            }
-        },
-    }
-}
-
-/// What libpq begins its report of a failed attempt with.
-fn describe(target: &Target, endpoint: &Endpoint) -> String {
-    match endpoint {
-        Endpoint::Unix(path) => format!("connection to server on socket \"{}\"", path.display()),
-        Endpoint::Tcp(address) => {
-            let (host, ip) = (&target.host, address.ip().to_string());
-            let shown = if *host == ip { String::new() } else { format!(" ({ip})") };
-            format!("connection to server at \"{host}\"{shown}, port {}", address.port())
-        }
-    }
 }
 
 fn lost(error: io::Error) -> ClientError {

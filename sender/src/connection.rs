@@ -14,7 +14,8 @@
 //! }
 //! ```
 //! A walsender never blocks in a read or a write: [`Connection::try_read_message`],
-//! [`Connection::flush_if_writable`], [`Connection::wait`].
+//! [`Connection::flush_if_writable`], [`Connection::wait`]. Signals are read in waits (and by
+//! [`Connection::read_message`]): who sends on without waiting calls [`Me::poll_signals`] now and then.
 //!
 //! How it fails: every error is a report. One of severity `CommError` is for the log alone, as nothing can be said to
 //! the client any more (it is gone, or out of step, or the process must end while the client takes nothing); one of
@@ -98,6 +99,20 @@ impl Connection {
         Ok(Connection { socket, peer, read_deadline: None })
     }
 
+    /// For a process without a slot, which only tells the client why it is not let in.
+    ///
+    /// # Errors
+    /// The kernel has no descriptors left.
+    pub fn unattached(stream: Stream, peer: PeerAddr) -> io::Result<Connection> {
+        let socket = BufferedSocket::new(None, stream, frontend::check_frame)?;
+        Ok(Connection { socket, peer, read_deadline: None })
+    }
+
+    /// The process that serves the client, if it has a slot.
+    pub fn me(&self) -> Option<Me> {
+        self.socket.me()
+    }
+
     /// Who the client is.
     pub fn peer(&self) -> PeerAddr {
         self.peer
@@ -159,13 +174,20 @@ impl Connection {
         &mut self,
         ready: impl Fn(&BufferedSocket) -> Result<bool, ErrorResponse>,
     ) -> Result<Input, ErrorResponse> {
+        let mut waited = false;
         loop {
             self.socket.reset_latch();
             if !self.socket.pending_interrupts().is_empty() {
                 return Ok(Input::Interrupted);
             }
             if ready(&self.socket)? {
-                return Ok(Input::Ready);
+                if waited {
+                    return Ok(Input::Ready);
+                }
+                // A client that never lets us wait must not keep signals from being seen.
+                self.socket.poll_signals().map_err(wait_failed)?;
+                waited = true;
+                continue;
             }
             match self.socket.fill().map_err(receive_failed)? {
                 Fill::Bytes => continue,
@@ -180,6 +202,7 @@ impl Connection {
             if happened.is_empty() {
                 return Ok(Input::TimedOut);
             }
+            waited = true;
         }
     }
 
