@@ -1,6 +1,7 @@
 //! The directory of one test: it goes when the test succeeds and stays, named in the output, when it fails.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// A directory of its own for the nodes and files of one test. Declare it before the nodes, so that they go first.
@@ -47,5 +48,17 @@ impl Drop for Scenario {
         } else {
             let _best_effort = fs::remove_dir_all(&self.root);
         }
+    }
+}
+
+/// Says that the running test could not be made here, and why. What `WALSHIP_SKIPPED` names gets a line of it, since
+/// nobody sees what a test prints that ends well.
+#[allow(clippy::print_stdout, reason = "a test that could not be made must not look like one that was")]
+pub fn skip(why: &str) {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    println!("SKIPPED {name}: {why}");
+    if let Some(path) = std::env::var_os("WALSHIP_SKIPPED") {
+        let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+        writeln!(file, "SKIPPED {name}: {why}").unwrap();
     }
 }

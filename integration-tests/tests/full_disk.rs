@@ -13,7 +13,7 @@ use std::process::Command;
 use integration_tests::client::ClientError;
 use integration_tests::cluster::Cluster;
 use integration_tests::node::Node;
-use integration_tests::scenario::Scenario;
+use integration_tests::scenario::{Scenario, skip};
 use integration_tests::wait;
 
 /// A mounted tmpfs; unmounted when dropped.
@@ -23,7 +23,6 @@ struct SmallDisk {
 
 impl SmallDisk {
     /// Mounts one, or says why that is impossible.
-    #[allow(clippy::print_stdout, reason = "a test that could not be made must not look like one that was")]
     fn mount(path: &Path, megabytes: u32) -> Option<SmallDisk> {
         fs::create_dir(path).unwrap();
         let size = format!("size={megabytes}m,mode=0700");
@@ -32,7 +31,7 @@ impl SmallDisk {
         if output.status.success() {
             return Some(SmallDisk { path: path.to_owned() });
         }
-        println!("SKIPPED: no tmpfs can be mounted here: {}", String::from_utf8_lossy(&output.stderr).trim());
+        skip(&format!("no tmpfs can be mounted: {}", String::from_utf8_lossy(&output.stderr).trim()));
         None
     }
 
