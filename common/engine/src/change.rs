@@ -130,7 +130,7 @@ pub enum Item<'a> {
     UpdateKeyed,
     /// A row of a WITHOUT ROWID table is gone. Values: its key.
     DeleteKeyed,
-    /// A statement that changed the schema (or ANALYZE, REINDEX).
+    /// A statement that changed the schema (or ANALYZE, REINDEX). Tables are numbered from 0 again behind it.
     Ddl(&'a str),
     /// AUTOINCREMENT's last number of a table; `None` when it has none any more.
     Sequence {
@@ -162,6 +162,11 @@ pub struct Items<'a> {
 }
 
 impl<'a> Items<'a> {
+    /// The items of a record's changes alone ([`ChangeRecord::encoded_changes`]).
+    pub(crate) fn of_changes(changes: &'a [u8]) -> Items<'a> {
+        Items { rest: changes, offset: HEADER_SIZE }
+    }
+
     /// The next item; its values replace what is in `values` (a buffer of the caller, so that nothing is allocated per
     /// row). `None` at the end of the record.
     pub fn next(&mut self, values: &mut Vec<Value<'a>>) -> Result<Option<Item<'a>>, DecodeError> {

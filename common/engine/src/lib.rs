@@ -13,16 +13,29 @@
 
 #![deny(unsafe_code)]
 
+mod authorizer;
+mod capture;
 pub mod catalog;
 pub mod change;
+pub mod checkpoint;
+mod connection;
 pub mod control;
 pub mod error;
+mod error_map;
+mod ffi;
+mod functions;
+mod kept;
+mod put;
 pub mod reader;
+mod render;
 pub mod rows;
+mod run;
+mod schema;
 pub mod sql;
 pub mod types;
 pub mod writer;
 
+pub use checkpoint::Checkpointer;
 pub use control::Control;
 pub use error::SqlError;
 pub use reader::Reader;

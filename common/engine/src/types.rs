@@ -98,6 +98,17 @@ impl Type {
         self.row().3[0]
     }
 
+    /// A number from 1 on, carried by SQLite as the subtype of what a function returns.
+    pub(crate) fn subtype(self) -> u8 {
+        let at = TYPES.iter().position(|row| row.0 == self).expect("every type has its row");
+        u8::try_from(at + 1).expect("fewer than 256 types")
+    }
+
+    /// The type of such a number.
+    pub(crate) fn from_subtype(subtype: u8) -> Option<Type> {
+        TYPES.get(usize::from(subtype).checked_sub(1)?).map(|row| row.0)
+    }
+
     /// The type of a name, in any case and with any `(n)` behind it; `None` for a name that is none of ours.
     pub fn from_name(name: &str) -> Option<Type> {
         let bare = name.split('(').next().unwrap_or_default().trim();

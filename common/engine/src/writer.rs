@@ -1,18 +1,57 @@
 //! The one connection that writes: the startup process' own.
+//!
+//! On a primary it executes requests, each in a savepoint of an open transaction, and says what they changed; on a
+//! standby and in recovery it puts the rows of records. Both ways the transaction is committed by the caller, when the
+//! horizon has passed its last record.
+//!
+//! ```text
+//! writer.begin()?;
+//! for each request {
+//!     match writer.execute(&request, &control, &mut sink) {
+//!         Ok(executed) if executed.record.is_empty() => …answer…
+//!         Ok(executed) => log it (change::stamp first); if that fails: writer.rollback_last()?
+//!         Err(error) => …answer; nothing of it is there…
+//!     }
+//!     if !writer.transaction_open() { …try writer.begin() again later; refuse writes meanwhile… }
+//! }
+//! …horizon passes…
+//! writer.commit(lsn)?; writer.begin()?;
+//! ```
+//!
+//! **Lost transactions.** `INSERT OR ROLLBACK`, `RAISE(ROLLBACK)`, an interrupted write and a full disk end the whole
+//! SQLite transaction, with requests of others in it that are logged already. So the records since the last commit are
+//! kept in memory and put again into a new transaction; the culprit alone gets its error. If even that fails (the disk
+//! stays full), the transaction stays closed and `begin` tries again when the caller calls it.
+//!
+//! Invariant: what is in the open transaction is exactly what the kept records say, in their order.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use bincode::{Decode, Encode};
+use rusqlite::ffi;
 use wal::lsn::Lsn;
 
+use crate::authorizer::Mode;
 use crate::catalog::SystemInfo;
-use crate::change::ChangeRecord;
+use crate::change::{ChangeRecord, HEADER_SIZE, Value};
+use crate::checkpoint::{CheckpointResult, checkpoint, wal_size};
 use crate::control::Control;
-use crate::error::SqlError;
+use crate::error::{SqlError, SqlState};
+use crate::error_map::{Phase, client_error, foreign_key_violation, own_error};
+use crate::ffi::hooks::Watch;
+use crate::ffi::statement::Statement;
+use crate::ffi::{Access, Db, RawError, limit_memory};
+use crate::functions;
+use crate::kept::Kept;
+use crate::put::Putter;
 use crate::rows::RowSink;
+use crate::run;
+use crate::schema::{APPLIED_TABLE, ShapeError, Shapes};
+use crate::sql::{self, Kind};
 
 /// How the writer's connection is to be.
 #[derive(Clone)]
@@ -27,6 +66,17 @@ pub struct WriterOptions {
     pub record_size_max: usize,
     /// Who answers functions and views inside statements that are executed here.
     pub system: Rc<dyn SystemInfo>,
+}
+
+impl fmt::Debug for WriterOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriterOptions")
+            .field("busy_timeout", &self.busy_timeout)
+            .field("value_size_max", &self.value_size_max)
+            .field("memory_max", &self.memory_max)
+            .field("record_size_max", &self.record_size_max)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a client wants written: all of it or nothing.
@@ -71,74 +121,477 @@ impl fmt::Display for PutError {
 
 impl std::error::Error for PutError {}
 
-/// What a SQLite checkpoint did.
+/// Whether the connection is set for rows or for statements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CheckpointResult {
-    /// Frames in the tables' own log.
-    pub log_frames: u32,
-    /// Of these, frames that are in the database file now.
-    pub checkpointed_frames: u32,
-    /// Somebody (a reader's snapshot) kept it from doing all.
-    pub busy: bool,
+enum Work {
+    /// Triggers, foreign keys and checks off
+    Put,
+    /// All on, changes captured
+    Execute,
+}
+
+/// Of the request executed last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Savepoint {
+    /// Released, rolled back or lost
+    Gone,
+    /// Still there
+    Open {
+        /// The request changed something: its record is the last one kept.
+        kept: bool,
+    },
 }
 
 /// The read-write connection.
 #[derive(Debug)]
-pub struct Writer {}
+pub struct Writer {
+    own: OwnStatements,
+    putter: Putter,
+    shapes: Option<Rc<Shapes>>,
+    /// sqlite_sequence as it was after the last request.
+    sequences: BTreeMap<String, i64>,
+    kept: Kept,
+    savepoint: Savepoint,
+    work: Work,
+    applied: Lsn,
+    record_size_max: usize,
+    value_size_max: usize,
+    busy_timeout: Duration,
+    path: PathBuf,
+    db: Db,
+}
+
+/// Prepared once: they frame every request.
+#[derive(Debug)]
+struct OwnStatements {
+    begin: Statement,
+    commit: Statement,
+    savepoint: Statement,
+    release: Statement,
+    rollback_to: Statement,
+    set_applied: Statement,
+    schema_version: Statement,
+}
+
+impl OwnStatements {
+    fn prepare(db: &Db) -> Result<OwnStatements, RawError> {
+        Ok(OwnStatements {
+            begin: db.prepare_own("BEGIN IMMEDIATE")?,
+            commit: db.prepare_own("COMMIT")?,
+            savepoint: db.prepare_own("SAVEPOINT walship_request")?,
+            release: db.prepare_own("RELEASE walship_request")?,
+            rollback_to: db.prepare_own("ROLLBACK TO walship_request")?,
+            set_applied: db.prepare_own(&format!("UPDATE {APPLIED_TABLE} SET lsn = ?1"))?,
+            schema_version: db.prepare_own("PRAGMA schema_version")?,
+        })
+    }
+}
 
 impl Writer {
-    /// Opens the tables, creating the file if there is none.
+    /// Opens the tables, creating the file if there is none. The process opens them before any session does.
     pub fn open(path: &Path, options: &WriterOptions) -> Result<Writer, SqlError> {
-        unimplemented!("{path:?} {:?}", options.busy_timeout)
+        limit_memory(options.memory_max);
+        Writer::open_raw(path, options).map_err(|raw| own_error(&raw))
     }
+
+    fn open_raw(path: &Path, options: &WriterOptions) -> Result<Writer, RawError> {
+        let db = Db::open(path, Access::ReadWrite, Watch::new())?;
+        db.busy_timeout(options.busy_timeout);
+        db.configure_safely()?;
+        for pragma in
+            ["journal_mode = WAL", "synchronous = NORMAL", "wal_autocheckpoint = 0", "cache_size = -65536"]
+        {
+            db.execute(&format!("PRAGMA {pragma}"))?;
+        }
+        functions::register(&db, &options.system)?;
+        db.execute(&format!(
+            "CREATE TABLE IF NOT EXISTS {APPLIED_TABLE} (id INTEGER PRIMARY KEY CHECK (id = 1), lsn INTEGER NOT NULL)"
+        ))?;
+        db.execute(&format!("INSERT OR IGNORE INTO {APPLIED_TABLE} VALUES (1, 0)"))?;
+        let applied = {
+            let mut statement = db.prepare_own(&format!("SELECT lsn FROM {APPLIED_TABLE}"))?;
+            statement.step()?;
+            match statement.column(0) {
+                Value::Integer(lsn) => Lsn(lsn.cast_unsigned()),
+                _ => Lsn::INVALID,
+            }
+        };
+        set_work(&db, Work::Put, options.value_size_max)?;
+        Ok(Writer {
+            own: OwnStatements::prepare(&db)?,
+            putter: Putter::new(),
+            shapes: None,
+            sequences: BTreeMap::new(),
+            kept: Kept::default(),
+            savepoint: Savepoint::Gone,
+            work: Work::Put,
+            applied,
+            record_size_max: options.record_size_max,
+            value_size_max: options.value_size_max,
+            busy_timeout: options.busy_timeout,
+            path: path.to_owned(),
+            db,
+        })
+    }
+
     /// Everything up to here is committed in the tables; `Lsn::INVALID` for new ones.
     pub fn applied_lsn(&self) -> Lsn {
-        unimplemented!()
+        self.applied
     }
-    /// Opens the transaction if it isn't open, and puts again what was executed or put since the last commit (after a
-    /// transaction was lost). Idempotent.
-    pub fn begin(&mut self) -> Result<(), PutError> {
-        unimplemented!()
+
+    /// Bytes of records executed or put since the last commit; they are kept in memory until it, so the caller bounds
+    /// them by committing (or by not going on while it can't commit).
+    pub fn uncommitted_bytes(&self) -> usize {
+        self.kept.bytes()
     }
+
     /// Whether the transaction is open; if not (a full disk kept it from being restored), `begin` tries again.
     pub fn transaction_open(&self) -> bool {
-        unimplemented!()
+        !self.db.autocommit()
     }
-    /// Executes a request. On an error nothing of it remains.
+
+    /// Opens the transaction if it isn't open, and puts again what was executed or put since the last commit.
+    pub fn begin(&mut self) -> Result<(), PutError> {
+        if self.transaction_open() {
+            return Ok(());
+        }
+        self.savepoint = Savepoint::Gone;
+        self.own.begin.run(&[]).map_err(|raw| PutError::Failed(own_error(&raw)))?;
+        let restored = self.put_kept();
+        if restored.is_err() {
+            self.rollback();
+        }
+        restored
+    }
+
+    fn put_kept(&mut self) -> Result<(), PutError> {
+        if self.kept.is_empty() {
+            return Ok(());
+        }
+        self.set_work(Work::Put).map_err(|raw| PutError::Failed(own_error(&raw)))?;
+        self.putter.forget();
+        self.shapes = None;
+        for changes in self.kept.iter() {
+            self.putter.put(&self.db, changes)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the rows of a record (recovery, standby). On an error the transaction is rolled back: after
+    /// `PutError::Failed` the caller may `begin` again and put this record again; the others end the node.
+    ///
+    /// # Panics
+    /// If the record is applied already, or no transaction is open.
+    pub fn put(&mut self, lsn: Lsn, record: &ChangeRecord<'_>) -> Result<(), PutError> {
+        assert!(lsn > self.applied, "record at {lsn} is applied already (up to {})", self.applied);
+        assert!(self.transaction_open(), "begin before put");
+        let put = self
+            .release_last()
+            .and_then(|()| self.set_work(Work::Put))
+            .map_err(|raw| PutError::Failed(own_error(&raw)))
+            .and_then(|()| self.putter.put(&self.db, record.items()));
+        match put {
+            Ok(()) => {
+                self.shapes = None;
+                self.kept.push(record.encoded_changes());
+                Ok(())
+            }
+            Err(error) => {
+                self.rollback();
+                Err(error)
+            }
+        }
+    }
+
+    /// Executes a request. On an error nothing of it remains, and requests before it are as they were.
     pub fn execute(
         &mut self,
         request: &WriteRequest,
         control: &dyn Control,
         sink: &mut dyn RowSink,
     ) -> Result<Executed, SqlError> {
-        let _ = (request, control, sink);
-        unimplemented!()
+        if !self.transaction_open() {
+            return Err(SqlError::new(SqlState::DISK_FULL, "tables do not take writes at the moment"));
+        }
+        let db = self.db.clone();
+        match db.controlled(control, || self.try_execute(request, control, sink)) {
+            Ok(executed) => {
+                if !executed.record.is_empty() {
+                    self.kept.push(&executed.record[HEADER_SIZE..]);
+                    self.savepoint = Savepoint::Open { kept: true };
+                }
+                Ok(executed)
+            }
+            Err(error) => {
+                db.watch().capture.borrow_mut().stop();
+                self.undo_request();
+                Err(error)
+            }
+        }
     }
+
+    fn try_execute(
+        &mut self,
+        request: &WriteRequest,
+        control: &dyn Control,
+        sink: &mut dyn RowSink,
+    ) -> Result<Executed, SqlError> {
+        self.prepare_for_request()?;
+        let mut rows_affected = 0;
+        for (at, statement) in request.statements.iter().enumerate() {
+            if let Some(interruption) = control.check() {
+                return Err(interruption.error());
+            }
+            let affected = self.execute_statement(statement, sink).map_err(|mut error| {
+                error.statement = u32::try_from(at).unwrap_or(u32::MAX);
+                error
+            })?;
+            rows_affected += affected;
+        }
+        if self.db.foreign_key_violated() {
+            return Err(foreign_key_violation());
+        }
+        let sequences = self.log_sequences()?;
+        let mut capture = self.db.watch().capture.borrow_mut();
+        if let Some(failure) = capture.failure() {
+            return Err(failure.clone());
+        }
+        let record = capture.finish(rows_affected);
+        if let Some(sequences) = sequences {
+            self.sequences = sequences;
+        }
+        Ok(Executed { record, rows_affected })
+    }
+
+    fn prepare_for_request(&mut self) -> Result<(), SqlError> {
+        self.release_last().and_then(|()| self.set_work(Work::Execute)).map_err(|raw| own_error(&raw))?;
+        let shapes = match &self.shapes {
+            Some(shapes) => Rc::clone(shapes),
+            None => {
+                let shapes = self.load_shapes()?;
+                self.sequences = self.read_sequences()?;
+                shapes
+            }
+        };
+        self.own.savepoint.run(&[]).map_err(|raw| own_error(&raw))?;
+        self.savepoint = Savepoint::Open { kept: false };
+        self.db.watch().capture.borrow_mut().start(shapes, self.record_size_max);
+        Ok(())
+    }
+
+    /// Runs one statement; returns the rows that it affected.
+    fn execute_statement(&mut self, sql: &str, sink: &mut dyn RowSink) -> Result<u64, SqlError> {
+        let kind = sql::kind_of(sql)?;
+        let mode = match &kind {
+            Kind::Read => Mode::Read,
+            Kind::Explain => Mode::Explain,
+            Kind::Write(_) => Mode::Write,
+            Kind::Ddl(_) => Mode::Ddl,
+            _ => {
+                let says = format!("{} cannot run inside a transaction block", kind.tag());
+                return Err(SqlError::new(SqlState::ACTIVE_SQL_TRANSACTION, says));
+            }
+        };
+        let version_before = if mode == Mode::Ddl { self.schema_version()? } else { 0 };
+        let mut statement = run::prepare(&self.db, sql, mode)?;
+        let delivered = run::deliver(&self.db, &mut statement, mode, sink)?;
+        drop(statement);
+        if !self.transaction_open() {
+            return Err(SqlError::new(SqlState::TRANSACTION_ROLLBACK, "statement ended the transaction"));
+        }
+        let rows = match kind {
+            Kind::Write(_) => self.db.changes(),
+            _ => delivered,
+        };
+        if mode == Mode::Ddl {
+            self.log_ddl(sql, version_before)?;
+        }
+        sink.complete(kind.tag().with_rows(rows))?;
+        Ok(if mode == Mode::Write { rows } else { 0 })
+    }
+
+    /// Adds a DDL statement to the record, unless it was one that found nothing to do (IF NOT EXISTS).
+    fn log_ddl(&mut self, sql: &str, version_before: i64) -> Result<(), SqlError> {
+        let first = sql.get(..7).unwrap_or("");
+        let always = first.eq_ignore_ascii_case("analyze") || first.eq_ignore_ascii_case("reindex");
+        if !always && self.schema_version()? == version_before {
+            return Ok(());
+        }
+        let shapes = self.load_shapes()?;
+        self.db.watch().capture.borrow_mut().ddl(sql, shapes);
+        Ok(())
+    }
+
+    fn schema_version(&mut self) -> Result<i64, SqlError> {
+        let statement = &mut self.own.schema_version;
+        let version = statement.step().map(|_| match statement.column(0) {
+            Value::Integer(version) => version,
+            _ => 0,
+        });
+        statement.reset();
+        version.map_err(|raw| own_error(&raw))
+    }
+
+    fn load_shapes(&mut self) -> Result<Rc<Shapes>, SqlError> {
+        let shapes = Shapes::load(&self.db).map_err(|error| match error {
+            ShapeError::Refused(error) => error,
+            ShapeError::Failed(raw) => client_error(&self.db, &raw, Phase::Run),
+        })?;
+        Ok(Rc::clone(self.shapes.insert(Rc::new(shapes))))
+    }
+
+    /// SQLite's hook doesn't show sqlite_sequence, and a failed insert of `INSERT OR IGNORE` moves it too: compare.
+    fn log_sequences(&mut self) -> Result<Option<BTreeMap<String, i64>>, SqlError> {
+        if !self.shapes.as_ref().is_some_and(|shapes| shapes.has_sequences) {
+            return Ok(None);
+        }
+        let now = self.read_sequences()?;
+        let mut capture = self.db.watch().capture.borrow_mut();
+        for (table, last) in &now {
+            if self.sequences.get(table) != Some(last) {
+                capture.sequence(table, Some(*last));
+            }
+        }
+        for table in self.sequences.keys().filter(|table| !now.contains_key(*table)) {
+            capture.sequence(table, None);
+        }
+        Ok(Some(now))
+    }
+
+    fn read_sequences(&self) -> Result<BTreeMap<String, i64>, SqlError> {
+        let mut sequences = BTreeMap::new();
+        if !self.shapes.as_ref().is_some_and(|shapes| shapes.has_sequences) {
+            return Ok(sequences);
+        }
+        let mut read = || {
+            let mut statement = self.db.prepare_own("SELECT name, seq FROM sqlite_sequence")?;
+            while statement.step()? {
+                if let (Value::Text(name), Value::Integer(last)) = (statement.column(0), statement.column(1))
+                {
+                    sequences.insert(String::from_utf8_lossy(name).into_owned(), last);
+                }
+            }
+            Ok(())
+        };
+        read().map_err(|raw: RawError| own_error(&raw))?;
+        Ok(sequences)
+    }
+
+    /// Takes back what a failed request did; if it took the transaction with it, puts the others' records again.
+    fn undo_request(&mut self) {
+        // Its DDL, if any, is gone too.
+        self.shapes = None;
+        self.putter.forget();
+        if self.transaction_open()
+            && self.savepoint != Savepoint::Gone
+            && self.rollback_to_savepoint().is_err()
+        {
+            self.rollback();
+        }
+        if !self.transaction_open() {
+            // A failure leaves the transaction closed, which the caller sees and tries again.
+            let _ = self.begin();
+        }
+    }
+
+    fn rollback_to_savepoint(&mut self) -> Result<(), RawError> {
+        self.own.rollback_to.run(&[])?;
+        self.own.release.run(&[])?;
+        self.savepoint = Savepoint::Gone;
+        Ok(())
+    }
+
     /// Undoes the request executed last, when it could not be logged.
+    ///
+    /// # Panics
+    /// If the last thing done was not an `execute` that returned a record.
     pub fn rollback_last(&mut self) -> Result<(), PutError> {
-        unimplemented!()
+        let kept = self.savepoint == Savepoint::Open { kept: true };
+        assert!(kept, "only a request that was executed last and changed something can be undone");
+        self.kept.pop();
+        self.undo_request();
+        self.begin()
     }
-    /// Puts the rows of a record (recovery, standby).
-    pub fn put(&mut self, lsn: Lsn, record: &ChangeRecord<'_>) -> Result<(), PutError> {
-        let _ = (lsn, record);
-        unimplemented!()
-    }
-    /// Bytes of records executed or put since the last commit, kept in memory until it.
-    pub fn uncommitted_bytes(&self) -> usize {
-        unimplemented!()
-    }
-    /// Commits with this applied LSN. On an error the transaction is lost and `begin` restores it.
+
+    /// Commits with this applied LSN. On an error the transaction is lost, the tables are as after the last commit, and
+    /// `begin` puts everything again.
     pub fn commit(&mut self, applied: Lsn) -> Result<(), SqlError> {
-        let _ = applied;
-        unimplemented!()
+        assert!(applied >= self.applied, "applied LSN {applied} would go back from {}", self.applied);
+        let commit = self
+            .release_last()
+            .and_then(|()| self.own.set_applied.run(&[Value::Integer(applied.0.cast_signed())]))
+            .and_then(|()| self.own.commit.run(&[]));
+        if let Err(raw) = commit {
+            self.rollback();
+            return Err(own_error(&raw));
+        }
+        self.kept.clear();
+        self.applied = applied;
+        Ok(())
     }
+
     /// Rolls back and forgets all since the last commit: the caller reads the log again from `applied_lsn`.
     pub fn abandon(&mut self) {
-        unimplemented!()
+        self.rollback();
+        self.kept.clear();
     }
+
+    fn rollback(&mut self) {
+        self.savepoint = Savepoint::Gone;
+        self.shapes = None;
+        self.putter.forget();
+        if self.transaction_open() {
+            // ROLLBACK itself doesn't fail but for a broken connection, and then the next BEGIN says so.
+            let _ = self.db.execute("ROLLBACK");
+        }
+    }
+
+    fn release_last(&mut self) -> Result<(), RawError> {
+        if self.savepoint != Savepoint::Gone {
+            self.own.release.run(&[])?;
+            self.savepoint = Savepoint::Gone;
+        }
+        Ok(())
+    }
+
+    fn set_work(&mut self, work: Work) -> Result<(), RawError> {
+        if self.work != work {
+            set_work(&self.db, work, self.value_size_max)?;
+            self.work = work;
+        }
+        Ok(())
+    }
+
     /// Between two transactions: moves all of the tables' own log into the file so that it is written from its start
-    /// again.
+    /// again. Doesn't wait for readers: `busy` says that one was in the way.
     pub fn checkpoint_restart(&mut self) -> Result<CheckpointResult, SqlError> {
-        unimplemented!()
+        assert!(!self.transaction_open(), "checkpoint between two transactions");
+        self.db.busy_timeout(Duration::ZERO);
+        let result = checkpoint(&self.db, ffi::SQLITE_CHECKPOINT_RESTART);
+        self.db.busy_timeout(self.busy_timeout);
+        result
     }
+
+    /// Size of the tables' own log, bytes.
+    pub fn wal_size(&self) -> u64 {
+        wal_size(&self.path)
+    }
+}
+
+/// Sets the connection for rows or for statements. What was prepared is prepared again by SQLite when it is used next.
+fn set_work(db: &Db, work: Work, value_size_max: usize) -> Result<(), RawError> {
+    let execute = work == Work::Execute;
+    db.configure(ffi::SQLITE_DBCONFIG_ENABLE_FKEY, execute)?;
+    db.configure(ffi::SQLITE_DBCONFIG_ENABLE_TRIGGER, execute)?;
+    db.execute(if execute {
+        "PRAGMA ignore_check_constraints = OFF"
+    } else {
+        "PRAGMA ignore_check_constraints = ON"
+    })?;
+    // What another node's limit let into the log has to be put.
+    db.limit(ffi::SQLITE_LIMIT_LENGTH, if execute { value_size_max } else { usize::MAX });
+    if execute {
+        db.install_capture();
+    }
+    Ok(())
 }

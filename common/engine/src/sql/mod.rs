@@ -16,6 +16,8 @@ use std::borrow::Cow;
 use crate::error::{SqlError, SqlState};
 use crate::rows::CommandTag;
 
+pub(crate) use keywords::is_readable_pragma;
+
 /// One statement of a simple query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement<'a> {
@@ -32,6 +34,12 @@ pub struct Statement<'a> {
 }
 
 impl Statement<'_> {
+    /// Whether it is a write that returns rows.
+    pub fn returns_rows(&self) -> bool {
+        let returning = |token: &lexer::Token| token.is_word(self.source, "returning");
+        self.kind.is_write() && lexer::lex(self.source).is_ok_and(|tokens| tokens.iter().any(returning))
+    }
+
     /// The client's position (characters from 1) of an error's offset in `sql`.
     pub fn position(&self, query: &str, offset: u32) -> u32 {
         let offset = offset as usize;
@@ -172,3 +180,12 @@ pub fn parse(query: &str) -> Result<Vec<Statement<'_>>, SqlError> {
 
 /// Most statements that one simple query may have.
 pub const STATEMENTS_MAX: usize = 10_000;
+
+/// What kind one statement is, for the writer, which trusts no session's word for it.
+pub(crate) fn kind_of(sql: &str) -> Result<Kind, SqlError> {
+    let tokens = lexer::lex(sql)?;
+    match split::statements(sql, &tokens)[..] {
+        [tokens] => classify::classify(tokens, sql),
+        _ => Err(SqlError::new(SqlState::SYNTAX_ERROR, "not exactly one statement")),
+    }
+}

@@ -491,7 +491,7 @@ mod tests {
             ),
             ("SELECT now()::timestamp with time zone", "SELECT CAST(now() AS TEXT)"),
             ("SELECT CAST(a::int AS bool)", "SELECT walship_bool(CAST(a AS INTEGER))"),
-            ("SELECT CAST(a AS double precision)", "SELECT CAST((a) AS REAL)"),
+            ("SELECT CAST((a) AS double precision)", "SELECT CAST((a) AS REAL)"),
             (r"SELECT E'a\n\'b\x41\101'", "SELECT 'a\n''bAA'"),
             ("SELECT $q$it's$q$", "SELECT 'it''s'"),
             ("SELECT pg_catalog.version(), public.kv.a FROM public.kv", "SELECT version(), kv.a FROM kv"),

@@ -1,0 +1,89 @@
+//! SQLite's checkpoints: copying the tables' own log (`state.db-wal`) into the file.
+//!
+//! The checkpointer process copies what it can without disturbing anybody ([`Checkpointer::passive`]); only the writer
+//! may start the log over ([`crate::Writer::checkpoint_restart`]). A passive checkpoint may sync nothing: who moves
+//! redo afterwards syncs the log itself.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::ffi;
+
+use crate::error::SqlError;
+use crate::error_map::own_error;
+use crate::ffi::hooks::Watch;
+use crate::ffi::{Access, Db, RawError};
+
+/// What a checkpoint did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointResult {
+    /// Frames (pages) in the tables' own log.
+    pub log_frames: u32,
+    /// Of these, frames that are in the database file now.
+    pub checkpointed_frames: u32,
+    /// Somebody (a reader's snapshot, the writer) kept it from doing all.
+    pub busy: bool,
+}
+
+/// How long the opening waits for a lock; a passive checkpoint itself waits for nobody.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The checkpointer's connection. Opened after the startup process has opened the tables.
+#[derive(Debug)]
+pub struct Checkpointer {
+    path: PathBuf,
+    db: Db,
+}
+
+impl Checkpointer {
+    /// Opens existing tables.
+    pub fn open(path: &Path) -> Result<Checkpointer, SqlError> {
+        let open = || -> Result<Db, RawError> {
+            let db = Db::open(path, Access::ReadWrite, Watch::new())?;
+            db.busy_timeout(BUSY_TIMEOUT);
+            db.configure_safely()?;
+            db.execute("PRAGMA wal_autocheckpoint = 0")?;
+            db.execute("PRAGMA synchronous = NORMAL")?;
+            Ok(db)
+        };
+        let db = open().map_err(|raw| own_error(&raw))?;
+        Ok(Checkpointer { path: path.to_owned(), db })
+    }
+
+    /// Copies what no reader and no writer holds up.
+    pub fn passive(&mut self) -> Result<CheckpointResult, SqlError> {
+        checkpoint(&self.db, ffi::SQLITE_CHECKPOINT_PASSIVE)
+    }
+
+    /// Size of the tables' own log, bytes.
+    pub fn wal_size(&self) -> u64 {
+        wal_size(&self.path)
+    }
+}
+
+pub(crate) fn checkpoint(db: &Db, mode: std::ffi::c_int) -> Result<CheckpointResult, SqlError> {
+    let (code, log, done) = db.checkpoint(mode);
+    let busy = code & 0xff == ffi::SQLITE_BUSY;
+    if code != ffi::SQLITE_OK && !busy {
+        return Err(own_error(&db.last_error(code)));
+    }
+    let frames = |count| u32::try_from(count).unwrap_or(0);
+    Ok(CheckpointResult {
+        log_frames: frames(log),
+        checkpointed_frames: frames(done),
+        busy: busy || done < log,
+    })
+}
+
+/// The tables' own log beside their file.
+pub fn wal_path(tables: &Path) -> PathBuf {
+    let mut name = OsString::from(tables);
+    name.push("-wal");
+    PathBuf::from(name)
+}
+
+/// Its size; 0 while there is none.
+pub fn wal_size(tables: &Path) -> u64 {
+    std::fs::metadata(wal_path(tables)).map_or(0, |metadata| metadata.len())
+}
