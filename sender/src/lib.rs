@@ -1,1 +1,42 @@
 //! All that a serving node does.
+//!
+//! This crate stands on all of `common/` and is used by `receiver`: a standby serves readers and replication clients
+//! too, and a promoted standby writes. It holds the life of one write:
+//!
+//! 1. [`session`] reads the statement from the client and hands it to the startup process through [`requests`].
+//! 2. [`startup`] (the one writer of the tables) executes it in a savepoint, captures what changed and logs that
+//!    through [`xlog`] into the ring of [`wal_buffers`].
+//! 3. Whoever needs it first flushes ([`xlog::Xlog::flush`]); the flush moves the horizon and sets the latches of
+//!    the walsenders and of those who wait.
+//! 4. [`startup`] answers the session, then commits the tables.
+//! 5. [`walsender`] sends what is flushed; [`walwriter`] flushes what nobody waits for; [`checkpointer`] bounds
+//!    recovery and SQLite's own log.
+//!
+//! Invariants:
+//! - The tables never hold what is beyond the horizon, the log's durable part ([`xlog::WalCtl::horizon`]).
+//! - Only the startup process opens the tables for writing (the checkpointer copies frames, never rows).
+//! - Nothing here runs before `fork` in the postmaster except [`node`]'s set-up: no SQLite, no log file is open there.
+#![forbid(unsafe_code)]
+
+pub mod backend_status;
+mod buffered_socket;
+pub mod checkpointer;
+pub mod cli;
+pub mod client;
+pub mod connection;
+pub mod control;
+pub mod datadir;
+pub mod log;
+pub mod node;
+pub mod recovery_state;
+pub mod requests;
+pub mod run;
+pub mod session;
+pub mod startup;
+pub mod wait;
+pub mod wal_buffers;
+pub mod walreceiver_state;
+pub mod walsender;
+pub mod walwriter;
+pub mod write_request;
+pub mod xlog;

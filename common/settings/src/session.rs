@@ -109,6 +109,11 @@ impl SessionSettings {
         }
     }
 
+    /// What RESET would set it to.
+    pub fn reset_value(&self, number: SettingNumber) -> Value {
+        self.base.value(number)
+    }
+
     /// SHOW name: the value as PostgreSQL prints it. Error 42704.
     pub fn show(&self, name: &str) -> Result<String, Error> {
         self.current.show(name)

@@ -295,7 +295,7 @@ table! {
         /// Sets the maximum memory a statement may use within one process.
         statement_memory_limit: u64 = in_unit(Unit::Kilobytes, 1024, INT_MAX), Value::Int(262_144), User;
         /// Sets the maximum length of a statement's text, of a value and of a row.
-        max_statement_size: u64 = in_unit(Unit::Kilobytes, 16, 524_288), Value::Int(16_384), Postmaster;
+        max_statement_size: u64 = in_unit(Unit::Kilobytes, 16, 524_288), Value::Int(1_024), Postmaster;
     }
     WAL {
         /// Sets the number of disk-page buffers in shared memory for WAL.

@@ -37,6 +37,11 @@ impl StoreSource {
         self.limit = limit;
     }
 
+    /// Bytes before this are there.
+    pub fn limit(&self) -> Lsn {
+        self.limit
+    }
+
     /// The store, for whoever goes on to write where the reader stopped.
     pub fn into_store(self) -> SegmentStore {
         self.store

@@ -54,7 +54,11 @@ pub fn show(out: &mut Vec<u8>, name: &str, value: &str) -> Result<(), ErrorRespo
 ///
 /// # Errors
 /// The file is longer than a message may be.
-pub fn timeline_history(out: &mut Vec<u8>, timeline: TimelineId, content: &[u8]) -> Result<(), ErrorResponse> {
+pub fn timeline_history(
+    out: &mut Vec<u8>,
+    timeline: TimelineId,
+    content: &[u8],
+) -> Result<(), ErrorResponse> {
     row_description(out, &TIMELINE_HISTORY_COLUMNS);
     let mut row = DataRow::begin(out);
     row.text(&history_file_name(timeline));

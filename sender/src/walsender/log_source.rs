@@ -53,7 +53,8 @@ impl LogSource {
         while !rest.is_empty() {
             let segment = size.number_of(at);
             let left = size.first_byte(segment.next()) - at;
-            let (part, after) = rest.split_at_mut(rest.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+            let (part, after) =
+                rest.split_at_mut(rest.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
             let found = self.store.timeline_of_segment(&self.history, segment);
             let read = found.and_then(|timeline| self.store.read_at(timeline, at, part));
             read.map_err(|error| self.report(&error, at))?;

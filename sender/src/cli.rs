@@ -1,0 +1,287 @@
+//! The command line that both binaries share: `run`, `stop`, `status`; and `primary`'s own `init`.
+//!
+//! Exit status: 0 done, 1 failed, 2 wrong usage, 3 not running (`status`).
+//!
+//! Follows PostgreSQL 15 src/bin/pg_ctl/pg_ctl.c and src/bin/initdb/initdb.c.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipc::wait_event::WaitEvent;
+use ipc::wait_event_set::WaitEventSet;
+use postmaster::pid_file::{Inspection, PidFileLines, inspect};
+use settings::conf::parse_flag;
+use sys::process::PidFd;
+use sys::signal::Signal;
+use wal::segment::SegmentSize;
+
+use crate::control::ControlFile;
+use crate::datadir::DataDir;
+use crate::run::run_node;
+
+/// Exit status: failed.
+pub const FAILED: i32 = 1;
+/// Exit status of `status` when nothing runs.
+pub const NOT_RUNNING: i32 = 3;
+
+/// A Walship primary.
+#[derive(Debug, Parser)]
+#[command(
+    name = "primary",
+    version,
+    about = "A Walship primary: serves clients and sends its log to standbys"
+)]
+struct Primary {
+    #[command(subcommand)]
+    command: PrimaryCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PrimaryCommand {
+    /// Make a new data directory
+    Init(Init),
+    /// Run the node in the foreground
+    Run(Run),
+    /// Stop the node
+    Stop(Stop),
+    /// Say whether the node runs
+    Status(DataDirArg),
+}
+
+/// Where the data directory is.
+#[derive(Args, Clone, Debug)]
+pub struct DataDirArg {
+    /// Data directory
+    #[arg(short = 'D', long = "pgdata", value_name = "DIR", env = "PGDATA")]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+struct Init {
+    #[command(flatten)]
+    data: DataDirArg,
+    /// Size of the log's segments: a power of two from 1MB to 1GB
+    #[arg(long, value_name = "SIZE", default_value = "16MB", value_parser = parse_segment_size)]
+    wal_segsize: SegmentSize,
+}
+
+/// Running a node.
+#[derive(Args, Debug)]
+pub struct Run {
+    /// Where
+    #[command(flatten)]
+    pub data: DataDirArg,
+    /// Set a setting for this run, over walship.conf
+    #[arg(short = 'c', value_name = "NAME=VALUE", value_parser = parse_flag)]
+    pub settings: Vec<(String, String)>,
+}
+
+/// Stopping a node.
+#[derive(Args, Debug)]
+pub struct Stop {
+    /// Where
+    #[command(flatten)]
+    pub data: DataDirArg,
+    /// How to stop: wait for the clients, end their sessions, or drop everything
+    #[arg(short, long, value_enum, default_value_t = Mode::Fast)]
+    pub mode: Mode,
+    /// Seconds to wait
+    #[arg(short, long, value_name = "SECS", default_value_t = 60)]
+    pub timeout: u64,
+}
+
+/// How to stop.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Mode {
+    /// Wait for all clients to leave
+    Smart,
+    /// End all sessions, write a shutdown checkpoint
+    Fast,
+    /// Drop everything; the next start recovers
+    Immediate,
+}
+
+impl Mode {
+    fn signal(self) -> Signal {
+        match self {
+            Mode::Smart => Signal::Term,
+            Mode::Fast => Signal::Int,
+            Mode::Immediate => Signal::Quit,
+        }
+    }
+}
+
+/// `primary` with its arguments (the first is the program's name); returns the exit status.
+pub fn primary_main(arguments: Vec<OsString>) -> i32 {
+    let parsed = match Primary::try_parse_from(arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => return usage_error(&error),
+    };
+    match parsed.command {
+        PrimaryCommand::Init(init) => report(self::init(&init)),
+        PrimaryCommand::Run(run) => {
+            if DataDir::new(&run.data.data_dir).is_standby() {
+                return report(Err(format!(
+                    "\"{}\" is the data directory of a standby\nHINT:  Run it with \"standby run\".",
+                    run.data.data_dir.display()
+                )));
+            }
+            run_node(run.data.data_dir, &run.settings, None)
+        }
+        PrimaryCommand::Stop(stop) => report(self::stop(&stop)),
+        PrimaryCommand::Status(data) => status(&data.data_dir),
+    }
+}
+
+/// Prints clap's message; help and version are no errors.
+pub fn usage_error(error: &clap::Error) -> i32 {
+    // Nothing better can be done when the terminal is gone.
+    let _ = error.print();
+    error.exit_code()
+}
+
+/// Prints a command's line or its error; the exit status.
+pub fn report(result: Result<String, String>) -> i32 {
+    match result {
+        Ok(line) => {
+            print_line(&line);
+            0
+        }
+        Err(message) => {
+            print_error(&message);
+            FAILED
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer to its user")]
+fn print_line(line: &str) {
+    println!("{line}");
+}
+
+#[expect(clippy::print_stderr, reason = "the command's answer to its user")]
+fn print_error(message: &str) {
+    eprintln!("error: {message}");
+}
+
+fn parse_segment_size(text: &str) -> Result<SegmentSize, String> {
+    let wrong = || "must be a power of two from 1MB to 1GB, such as 16MB".to_owned();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor: u64 = match &text[digits.len()..] {
+        "MB" | "" => 1 << 20,
+        "GB" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = digits.trim().parse().map_err(|_| wrong())?;
+    number.checked_mul(factor).and_then(|bytes| SegmentSize::new(bytes).ok()).ok_or_else(wrong)
+}
+
+fn init(init: &Init) -> Result<String, String> {
+    let data = DataDir::new(&init.data.data_dir);
+    let control = ControlFile::new(new_system_identifier(), init.wal_segsize.bytes_u32(), 1);
+    let conf = settings::conf::render(&[]).map_err(|error| error.to_string())?;
+    data.create(&conf, false, &control).map_err(|error| error.to_string())?;
+    let dir = init.data.data_dir.display();
+    Ok(format!("Created data directory {dir}. Start the node with:\n\n    primary run -D {dir}\n"))
+}
+
+/// As PostgreSQL makes it: seconds, microseconds and pid, so that no two are the same.
+fn new_system_identifier() -> u64 {
+    let micros = sys::clock::unix_micros().unsigned_abs();
+    let pid = u64::from(sys::process::current_pid().0.unsigned_abs());
+    (micros / 1_000_000) << 32 | (micros % 1_000_000) << 12 | (pid & 0xFFF)
+}
+
+fn running(data_dir: &Path) -> Result<Option<PidFileLines>, String> {
+    if !data_dir.is_dir() {
+        return Err(format!("directory \"{}\" does not exist", data_dir.display()));
+    }
+    match inspect(data_dir).map_err(|error| error.to_string())? {
+        Inspection::Running(lines) => Ok(Some(lines)),
+        Inspection::Orphans(lines) => Err(format!(
+            "the postmaster (PID {}) is gone, but processes of the node are still in \"{}\"",
+            lines.pid,
+            data_dir.display()
+        )),
+        Inspection::NoFile | Inspection::Stale(_) => Ok(None),
+    }
+}
+
+/// Stops the node of a data directory and waits for its end.
+pub fn stop(stop: &Stop) -> Result<String, String> {
+    let dir = &stop.data.data_dir;
+    let Some(lines) = running(dir)? else {
+        return Err(format!("no node runs in \"{}\"", dir.display()));
+    };
+    let process =
+        PidFd::open(lines.pid).map_err(|error| format!("could not watch PID {}: {error}", lines.pid))?;
+    process
+        .kill(stop.mode.signal())
+        .map_err(|error| format!("could not send stop signal (PID {}): {error}", lines.pid))?;
+    match wait_for_exit(&process, Duration::from_secs(stop.timeout)) {
+        Ok(true) => Ok("server stopped".to_owned()),
+        Ok(false) => Err(format!(
+            "server does not shut down\nHINT:  The \"-m fast\" option immediately disconnects sessions rather than\n\
+             waiting for session-initiated disconnection, \"-m immediate\" drops everything (waited {} s).",
+            stop.timeout
+        )),
+        Err(error) => Err(format!("could not wait for PID {}: {error}", lines.pid)),
+    }
+}
+
+/// Sleeps until the process has ended; false when it hasn't in that time.
+fn wait_for_exit(process: &PidFd, timeout: Duration) -> io::Result<bool> {
+    let mut set = WaitEventSet::without_process(1)?;
+    set.add_child_exit(process)?;
+    let mut occurred = Vec::new();
+    set.wait(Some(timeout), WaitEvent::PostmasterMain, &mut occurred)?;
+    Ok(!occurred.is_empty())
+}
+
+/// Says whether a node runs, where and since when.
+pub fn status(data_dir: &Path) -> i32 {
+    match running(data_dir) {
+        Ok(Some(lines)) => {
+            let role = if DataDir::new(data_dir).is_standby() { "standby" } else { "primary" };
+            print_line(&format!(
+                "{role} is running (PID: {}), port {}, {}",
+                lines.pid,
+                lines.port,
+                lines.status.padded().trim_end()
+            ));
+            0
+        }
+        Ok(None) => {
+            print_line("no server running");
+            NOT_RUNNING
+        }
+        Err(message) => report(Err(message)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segment_sizes_are_read_with_their_unit() {
+        assert_eq!(parse_segment_size("16MB").unwrap().bytes(), 16 << 20);
+        assert_eq!(parse_segment_size("1").unwrap().bytes(), 1 << 20);
+        assert_eq!(parse_segment_size("1GB").unwrap().bytes(), 1 << 30);
+        for wrong in ["3MB", "2GB", "16kB", "x", "", "99999999999999999999MB"] {
+            assert!(parse_segment_size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_2_and_help_0() {
+        let run = |arguments: &[&str]| primary_main(arguments.iter().map(OsString::from).collect());
+        assert_eq!(run(&["primary", "frobnicate"]), 2);
+        assert_eq!(run(&["primary", "run", "-D", "/nonexistent", "-c", "novalue"]), 2);
+        assert_eq!(run(&["primary", "--help"]), 0);
+        assert_eq!(run(&["primary", "status", "-D", "/nonexistent"]), FAILED);
+    }
+}

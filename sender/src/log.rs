@@ -1,0 +1,109 @@
+//! The server log: one line per event on stderr, in PostgreSQL's form.
+//!
+//! ```text
+//! 2026-11-21 02:25:23.123 UTC [4711] LOG:  database system is ready to accept connections
+//! ```
+//!
+//! Events are `tracing`'s; its levels stand for PostgreSQL's: ERROR, WARN = WARNING, INFO = LOG, DEBUG = DEBUG1,
+//! TRACE = DEBUG2. FATAL and PANIC are errors with a field `severity`. Each event is one write(2), so lines of several
+//! processes don't mix. A detail or hint is further lines of the message.
+//!
+//! Follows PostgreSQL 15 src/backend/utils/error/elog.c with log_line_prefix '%m [%p] '.
+
+use std::fmt;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+use wal::timestamp::Timestamp;
+
+struct PostgresFormat;
+
+#[derive(Default)]
+struct Line {
+    severity: Option<String>,
+    message: String,
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            "severity" => self.severity = Some(format!("{value:?}")),
+            name => self.message.push_str(&format!(" {name}={value:?}")),
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.message = value.to_owned(),
+            "severity" => self.severity = Some(value.to_owned()),
+            name => self.message.push_str(&format!(" {name}={value}")),
+        }
+    }
+}
+
+fn severity_of(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "ERROR",
+        Level::WARN => "WARNING",
+        Level::INFO => "LOG",
+        Level::DEBUG => "DEBUG1",
+        Level::TRACE => "DEBUG2",
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for PostgresFormat
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut line = Line::default();
+        event.record(&mut line);
+        let severity = line.severity.as_deref().unwrap_or_else(|| severity_of(*event.metadata().level()));
+        let now = Timestamp::from_unix_micros(sys::clock::unix_micros()).to_string();
+        // "2026-11-21 02:25:23.123456+00": the log shows milliseconds.
+        let millis = now.get(..23).unwrap_or(&now);
+        // A multi-line message continues behind a tab, as PostgreSQL's log does.
+        let message = line.message.replace('\n', "\n\t");
+        writeln!(writer, "{millis} UTC [{}] {severity}:  {message}", sys::process::current_pid())
+    }
+}
+
+/// Starts logging to stderr from `log_min_messages` (PostgreSQL's names) upwards. Once, before the first fork.
+pub fn init(log_min_messages: &str) {
+    let level = match log_min_messages {
+        "debug5" | "debug4" | "debug3" | "debug2" => "trace",
+        "debug1" => "debug",
+        "warning" => "warn",
+        "error" | "fatal" | "panic" => "error",
+        _ => "info",
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(EnvFilter::new(level))
+        .event_format(PostgresFormat)
+        .finish();
+    // A second call (a test in one process) keeps the first.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// Logs a PANIC and aborts this process: shared memory or durable data is in doubt, and the postmaster stops the node.
+pub fn panic_severity(message: &str) -> ! {
+    tracing::error!(severity = "PANIC", "{message}");
+    std::process::abort()
+}
+
+/// Logs a FATAL: this process ends, by the caller's return.
+pub fn fatal(message: &str) {
+    tracing::error!(severity = "FATAL", "{message}");
+}

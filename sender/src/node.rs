@@ -1,0 +1,173 @@
+//! A node: everything its processes share.
+//!
+//! The postmaster builds one [`Node`] before the first fork and leaks it; every child inherits it at the same address.
+//! It holds settings, paths and handles into the one shared mapping; it owns no descriptor, no lock and no SQLite
+//! connection, so a child may use any part of it.
+
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use engine::writer::WriterOptions;
+use ipc::proc::{ProcArray, ProcNumber};
+use ipc::shmem::Shmem;
+use settings::Settings;
+use wal::layout::{self, Placement, SwitchPlacement};
+use wal::lsn::Lsn;
+use wal::segment::{self, SegmentNumber, SegmentSize};
+use wal::store::SegmentStore;
+
+use crate::backend_status::BackendStatus;
+use crate::control::ControlFile;
+use crate::datadir::DataDir;
+use crate::recovery_state::RecoveryCtl;
+use crate::requests::Requests;
+use crate::session::system_info::WriterInfo;
+use crate::wal_buffers::WalBuffers;
+use crate::walreceiver_state::WalRcvCtl;
+use crate::walsender::slot::WalSndSlot;
+use crate::xlog::WalCtl;
+
+/// How long SQLite waits for another process of the node that holds one of its locks (a checkpoint's last step).
+pub const TABLES_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most bytes of one change record: what one transaction may change.
+const RECORD_BYTES_MAX: usize = 256 << 20;
+
+/// Everything the processes of a node share.
+#[derive(Debug)]
+pub struct Node {
+    /// Paths.
+    pub data: DataDir,
+    /// As read at start (a session lays its own SETs over them).
+    pub settings: Settings,
+    /// From the control file.
+    pub system_identifier: u64,
+    /// From the control file.
+    pub segment_size: SegmentSize,
+    /// Process slots.
+    pub procs: &'static ProcArray,
+    /// The log's positions and locks.
+    pub wal: &'static WalCtl,
+    /// The newest pages of the log.
+    pub buffers: WalBuffers,
+    /// Where each process waits for a flush (0: it doesn't); one word per process slot.
+    flush_waits: &'static [AtomicU64],
+    /// How far the tables are, and who waits for them.
+    pub recovery: &'static RecoveryCtl,
+    /// LSN up to which each process waits for the tables (0: it doesn't); one word per process slot.
+    pub apply_waits: &'static [AtomicU64],
+    /// Writes on their way from sessions to the startup process.
+    pub requests: Requests,
+    /// What each process shows of itself in pg_stat_activity; one per process slot.
+    pub statuses: &'static [BackendStatus],
+    /// Positions of the walsenders.
+    pub walsenders: &'static [WalSndSlot],
+    /// The walreceiver's state (a standby's).
+    pub walreceiver: &'static WalRcvCtl,
+    /// Requests to the checkpointer; see [`crate::checkpointer`].
+    pub checkpointer: &'static crate::checkpointer::CheckpointerCtl,
+}
+
+impl Node {
+    /// Bytes of shared memory beside the process slots.
+    pub fn shmem_size(settings: &Settings, slots: usize) -> usize {
+        let per_slot = 2 * size_of::<AtomicU64>() + size_of::<BackendStatus>();
+        WalBuffers::shmem_size(settings.wal_buffers)
+            + slots * per_slot
+            + Requests::shmem_size(settings, slots)
+            + settings.max_wal_senders as usize * size_of::<WalSndSlot>()
+            + 64 * 1024
+    }
+
+    /// Builds the node in `shmem`; before the first fork.
+    pub fn create(
+        data: DataDir,
+        settings: Settings,
+        control: &ControlFile,
+        procs: &'static ProcArray,
+        shmem: &mut Shmem,
+    ) -> &'static Node {
+        let slots = procs.len();
+        let node = Node {
+            system_identifier: control.system_identifier,
+            segment_size: SegmentSize::new(u64::from(control.segment_size))
+                .expect("checked with the control file"),
+            wal: shmem.alloc(),
+            buffers: WalBuffers::create(shmem, settings.wal_buffers),
+            flush_waits: shmem.alloc_array(slots),
+            recovery: shmem.alloc(),
+            apply_waits: shmem.alloc_array(slots),
+            requests: Requests::create(shmem, &settings, slots),
+            statuses: shmem.alloc_array(slots),
+            walsenders: shmem.alloc_array(settings.max_wal_senders as usize),
+            walreceiver: shmem.alloc(),
+            checkpointer: shmem.alloc(),
+            procs,
+            data,
+            settings,
+        };
+        node.wal.timeline.store(control.timeline, Ordering::Relaxed);
+        node.recovery.in_recovery.store(1, Ordering::Relaxed);
+        Box::leak(Box::new(node))
+    }
+
+    /// The log's directory, with files of the calling process; after fork.
+    pub fn segment_store(&self) -> SegmentStore {
+        SegmentStore::new(self.data.pg_wal(), self.segment_size)
+    }
+
+    /// How the startup process opens the tables.
+    pub fn writer_options(&'static self) -> WriterOptions {
+        WriterOptions {
+            busy_timeout: TABLES_BUSY_TIMEOUT,
+            value_size_max: self.settings.max_statement_size as usize,
+            memory_max: self.settings.statement_memory_limit as usize,
+            record_size_max: RECORD_BYTES_MAX,
+            system: Rc::new(WriterInfo { node: self }),
+        }
+    }
+
+    /// Where a record of `total_len` bytes goes that follows one which ends at `end`.
+    pub fn place(&self, end: Lsn, total_len: u32) -> Placement {
+        layout::place(end, total_len, self.segment_size, self.wal.timeline(), self.system_identifier)
+    }
+
+    /// Where a switch record goes that follows a record which ends at `end`; none at the start of a segment.
+    pub fn place_switch(&self, end: Lsn) -> Option<SwitchPlacement> {
+        layout::place_switch(end, self.segment_size, self.wal.timeline(), self.system_identifier)
+    }
+
+    /// File name of a segment of the present timeline, for messages.
+    pub fn segment_name(&self, number: SegmentNumber) -> String {
+        segment::file_name(self.wal.timeline(), number, self.segment_size)
+    }
+
+    /// Where this process says what it waits to see flushed.
+    pub fn flush_wait(&self, number: ProcNumber) -> &'static AtomicU64 {
+        &self.flush_waits[number.0 as usize]
+    }
+
+    /// All of those.
+    pub fn flush_waits(&self) -> impl Iterator<Item = (ProcNumber, &'static AtomicU64)> + use<> {
+        (0u32..).map(ProcNumber).zip(self.flush_waits)
+    }
+
+    /// Sets the latch of each walsender: there is more to send, or the horizon moved.
+    pub fn wake_walsenders(&self) {
+        for slot in self.walsenders {
+            if let Some(number) = slot.owner() {
+                self.procs.set_latch(number);
+            }
+        }
+    }
+
+    /// Sets the startup process' latch: a write waits, WAL came in, the horizon moved.
+    pub fn wake_startup(&self) {
+        self.procs.set_latch(ProcNumber::STARTUP);
+    }
+}
+
+/// A word of flags in shared memory whose reader clears what it takes.
+pub fn take_flag(word: &AtomicU32) -> bool {
+    word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::AcqRel) != 0
+}

@@ -1,0 +1,105 @@
+//! How far the tables are behind the log, and the meeting point of those who wait for them.
+//!
+//! Written by the startup process alone. A reader that must see everything acknowledged before it began (that is what
+//! users of PostgreSQL expect: who was told "committed" may tell others) waits until `applied` reaches `acknowledged`:
+//!
+//! ```text
+//! reader:  apply_waits[me] := lsn ; full fence ; read applied ; sleep on the own latch
+//! startup: applied := lsn (commit done) ; full fence ; read apply_waits, set latches
+//! ```
+//!
+//! Follows PostgreSQL 15 XLogRecoveryCtlData in src/backend/access/transam/xlogrecovery.c; differs in: `acknowledged`
+//! and the waiters, as here the tables are committed after the outcome was sent.
+
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+
+use ipc::process::Me;
+use ipc::wait_event::WaitEvent;
+use wal::lsn::Lsn;
+
+use crate::node::Node;
+use crate::wait::wait_latch;
+
+ipc::shared_struct! {
+    /// State of recovery and of the tables.
+    pub struct RecoveryCtl {
+        /// 1 while this node follows the log of another (a standby), or its own (crash recovery). From the start on.
+        pub in_recovery: AtomicU32,
+        /// Everything below is committed in the tables. Only grows.
+        pub applied: AtomicU64,
+        /// Outcomes were sent for everything below: readers wait for it. Only grows.
+        pub acknowledged: AtomicU64,
+        /// End of the last record that the startup process has read; pg_last_wal_replay_lsn().
+        pub replayed: AtomicU64,
+        /// Commit time of the last change put by replay, µs since 2000-01-01; 0: none.
+        pub last_xact_time: AtomicI64,
+        /// How many processes wait in `apply_waits`.
+        pub waiters: AtomicU32,
+    }
+}
+
+impl RecoveryCtl {
+    /// Whether this node follows a log instead of writing it.
+    pub fn in_recovery(&self) -> bool {
+        self.in_recovery.load(Ordering::Acquire) != 0
+    }
+
+    /// Everything below is committed in the tables.
+    pub fn applied(&self) -> Lsn {
+        Lsn(self.applied.load(Ordering::Acquire))
+    }
+
+    /// End of the last record replayed.
+    pub fn replayed(&self) -> Lsn {
+        Lsn(self.replayed.load(Ordering::Acquire))
+    }
+
+    /// Publishes a commit of the tables and wakes the readers that waited for it. The startup process only.
+    pub fn publish_applied(&self, node: &Node, lsn: Lsn) {
+        self.applied.store(lsn.0, Ordering::Release);
+        // Pairs with the fence in `wait_applied`.
+        fence(Ordering::SeqCst);
+        if self.waiters.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        for (index, waiting) in node.apply_waits.iter().enumerate() {
+            let wanted = waiting.load(Ordering::Relaxed);
+            if wanted != 0 && wanted <= lsn.0 {
+                node.procs.set_latch(ipc::proc::ProcNumber(index as u32));
+            }
+        }
+    }
+
+    /// Whether a reader waits for the tables: the startup process then commits without gathering more.
+    pub fn has_waiters(&self) -> bool {
+        self.waiters.load(Ordering::Relaxed) != 0
+    }
+}
+
+/// Waits until the tables hold everything below `lsn`; false when `stop` says that an interrupt wants attention.
+pub fn wait_applied(node: &Node, me: &Me, lsn: Lsn, mut stop: impl FnMut() -> bool) -> bool {
+    let control = node.recovery;
+    if control.applied() >= lsn {
+        return true;
+    }
+    let waiting = &node.apply_waits[me.number().0 as usize];
+    control.waiters.fetch_add(1, Ordering::SeqCst);
+    waiting.store(lsn.0, Ordering::SeqCst);
+    fence(Ordering::SeqCst);
+    // The startup process may be gathering a larger transaction, or asleep with this one open.
+    node.wake_startup();
+    let reached = loop {
+        if control.applied() >= lsn {
+            break true;
+        }
+        if stop() {
+            break false;
+        }
+        wait_latch(me, None, WaitEvent::TableApply);
+        me.latch().reset();
+    };
+    waiting.store(0, Ordering::SeqCst);
+    control.waiters.fetch_sub(1, Ordering::SeqCst);
+    me.latch().set();
+    reached
+}

@@ -1,0 +1,140 @@
+//! Starting a node: from a data directory to a running postmaster.
+//!
+//! Everything that can be wrong with directory, control file and settings is found here, before the first fork, and
+//! said in one line of the log. Shared memory is laid out here; no SQLite and no log file is opened.
+//!
+//! Follows PostgreSQL 15 PostmasterMain() in src/backend/postmaster/postmaster.c.
+
+use std::path::PathBuf;
+
+use ipc::postmaster_death::PostmasterDeath;
+use ipc::proc::{ProcArray, ProcNumber};
+use ipc::process::Me;
+use ipc::shmem::Shmem;
+use postmaster::listen::ListenConfig;
+use postmaster::pid_file::PidFile;
+use postmaster::roles::Roles;
+use postmaster::server_loop::{self, Config};
+use settings::Settings;
+use wal::segment::SegmentSize;
+
+use crate::checkpointer::checkpointer_main;
+use crate::control::ControlFile;
+use crate::datadir::DataDir;
+use crate::log::fatal;
+use crate::node::Node;
+use crate::session::{backend_main, refuse_main};
+use crate::startup::startup_main;
+use crate::walwriter::walwriter_main;
+
+/// Connections that are still starting, or only bring a cancel request, beside those that are counted.
+const SPARE_SLOTS: usize = 16;
+
+/// What a standby has and a primary doesn't.
+pub type WalReceiverMain = fn(&'static Node, Me) -> i32;
+
+/// Runs a node until it is shut down; its exit status.
+///
+/// `flags` are the `-c name=value` of the command line.
+pub fn run_node(data_dir: PathBuf, flags: &[(String, String)], walreceiver: Option<WalReceiverMain>) -> i32 {
+    match prepare(data_dir, flags) {
+        Ok(prepared) => serve(prepared, walreceiver),
+        Err(message) => {
+            crate::log::init("log");
+            fatal(&message);
+            1
+        }
+    }
+}
+
+struct Prepared {
+    node: &'static Node,
+    config: Config,
+}
+
+fn prepare(data_dir: PathBuf, flags: &[(String, String)]) -> Result<Prepared, String> {
+    let data = DataDir::new(data_dir);
+    data.check().map_err(|error| error.0)?;
+    let control = ControlFile::read(&data.control()).map_err(|error| error.to_string())?;
+    let settings = load_settings(&data, &control, flags)?;
+    crate::log::init(settings.log_min_messages.word());
+    let pid_file = PidFile::create(data.root()).map_err(|error| match error.hint() {
+        Some(hint) => format!("{error}\nHINT:  {hint}"),
+        None => error.to_string(),
+    })?;
+    // From here on relative paths can't be misread.
+    let data = DataDir::new(pid_file.data_dir());
+    let death: &'static PostmasterDeath = Box::leak(Box::new(
+        PostmasterDeath::create().map_err(|error| format!("could not make the death pipe: {error}"))?,
+    ));
+    let slots =
+        ProcNumber::FIRST_BACKEND.index() + settings.max_connections + settings.max_wal_senders + SPARE_SLOTS;
+    let bytes = ProcArray::size(slots as u32) + Node::shmem_size(&settings, slots);
+    let mut shmem = Shmem::create(bytes)
+        .map_err(|error| format!("could not map {bytes} bytes of shared memory: {error}"))?;
+    let procs = ProcArray::create(&shmem, slots as u32);
+    let listen = ListenConfig {
+        addresses: Settings::list(&settings.listen_addresses).map(str::to_owned).collect(),
+        port: settings.port,
+        unix_socket_directory: Settings::list(&settings.unix_socket_directories)
+            .next()
+            .map(|directory| data.root().join(directory).components().collect()),
+        unix_socket_permissions: 0o700,
+    };
+    check_addresses(&listen)?;
+    let version =
+        format!("Walship {} (PostgreSQL {} protocol)", env!("CARGO_PKG_VERSION"), settings.server_version);
+    let node = Node::create(data, settings, &control, procs, &mut shmem);
+    Ok(Prepared { node, config: Config { pid_file, listen, version, procs, death } })
+}
+
+/// Settings from the file and the flags, and what the data directory fixes.
+fn load_settings(
+    data: &DataDir,
+    control: &ControlFile,
+    flags: &[(String, String)],
+) -> Result<Settings, String> {
+    let conf = std::fs::read_to_string(data.conf()).map_err(|error| {
+        format!("could not read configuration file \"{}\": {error}", data.conf().display())
+    })?;
+    let mut settings = Settings::load(&conf, flags)
+        .map_err(|error| format!("configuration file \"{}\": {error}", data.conf().display()))?;
+    SegmentSize::new(u64::from(control.segment_size)).map_err(|_| {
+        format!("control file names an impossible segment size, {} bytes", control.segment_size)
+    })?;
+    settings.wal_segment_size = u64::from(control.segment_size);
+    settings.in_hot_standby = data.is_standby();
+    Ok(settings)
+}
+
+/// There is no authentication yet: nobody but this machine may connect.
+fn check_addresses(listen: &ListenConfig) -> Result<(), String> {
+    for address in &listen.addresses {
+        let loopback = address == "localhost"
+            || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        if !loopback {
+            return Err(format!(
+                "will not listen on \"{address}\": beyond loopback only with password authentication, which this version does not have\nHINT:  Set listen_addresses to 127.0.0.1."
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn serve(prepared: Prepared, walreceiver: Option<WalReceiverMain>) -> i32 {
+    let node = prepared.node;
+    let receive = move |me| match walreceiver {
+        Some(main) => main(node, me),
+        None => 1,
+    };
+    let roles = Roles {
+        startup: &|me| startup_main(node, me),
+        walwriter: &|me| walwriter_main(node, me),
+        checkpointer: &|me| checkpointer_main(node, me),
+        walreceiver: walreceiver.is_some().then_some(&receive),
+        backend: &|me, stream, peer| backend_main(node, me, stream, peer),
+        dead_end: &|stream, peer, refusal| refuse_main(node, stream, peer, refusal),
+        reload: &|| {},
+    };
+    server_loop::run(prepared.config, &roles).0
+}

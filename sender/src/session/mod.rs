@@ -1,0 +1,326 @@
+//! A session: one client, from its first packet to its last.
+//!
+//! Started by the postmaster for each connection. Begins with the startup packet (within `authentication_timeout`);
+//! a CancelRequest is carried out and ends the process, a replication connection becomes a walsender
+//! ([`crate::walsender`]), anything else is greeted and then served statement by statement ([`query`]).
+//!
+//! Waits for the client (ClientRead, ClientWrite), for the startup process (WriterOutcome, TableApply) and for the flush
+//! of a message that it logged itself; always with its latch and the postmaster's death. Normal stop: the client
+//! leaves; or SIGTERM, answered with FATAL 57P01. Exit status 0, or 1 after a FATAL. SIGQUIT ends it at once.
+//!
+//! Must never be added: a write to the tables; a SQLite read transaction that outlives its statement.
+//!
+//! Follows PostgreSQL 15 src/backend/tcop/postgres.c and src/backend/postmaster/postmaster.c (ProcessStartupPacket).
+
+mod block;
+mod control;
+mod query;
+mod startup_packet;
+pub mod system_info;
+mod writes;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use engine::error::{SqlError, SqlState};
+use engine::reader::{Reader, ReaderOptions};
+use ipc::interrupt::Interrupts;
+use ipc::process::Me;
+use postmaster::refusal::Refusal;
+use settings::session::SessionSettings;
+use sys::clock;
+use sys::net::{PeerAddr, Stream};
+use wal::lsn::Lsn;
+use wal::timestamp::Timestamp;
+use wire::backend::{self, TransactionStatus};
+use wire::error::ErrorResponse;
+use wire::frontend::FrontendMessage;
+use wire::startup::{ReplicationMode, StartupMessage};
+
+use crate::backend_status::{BackendState, BackendStatus};
+use crate::connection::{Connection, Received};
+use crate::log::fatal;
+use crate::node::{Node, TABLES_BUSY_TIMEOUT};
+use crate::session::block::Block;
+use crate::session::control::SessionControl;
+use crate::session::startup_packet::{First, read_startup};
+use crate::session::system_info::SessionInfo;
+use crate::xlog::Xlog;
+
+/// Main function of a connection's process; returns its exit status.
+pub fn backend_main(node: &'static Node, me: Me, stream: Stream, peer: PeerAddr) -> i32 {
+    node.statuses[me.number().index()].start(now());
+    node.requests.reset(me.number());
+    let connection = match Connection::new(me, stream, peer) {
+        Ok(connection) => connection,
+        Err(error) => {
+            fatal(&format!("could not serve a connection: {error}"));
+            return 1;
+        }
+    };
+    match serve(node, me, connection) {
+        Ok(()) => 0,
+        Err(()) => 1,
+    }
+}
+
+/// Tells a client that it can't be served now, and why.
+pub fn refuse_main(node: &'static Node, stream: Stream, peer: PeerAddr, refusal: Refusal) -> i32 {
+    if let Ok(mut connection) = Connection::unattached(stream, peer)
+        && let Ok(First::Startup(_)) = read_startup(node, &mut connection)
+    {
+        let sqlstate = wire::sqlstate::SqlState::parse(refusal.sqlstate()).expect("refusals have a SQLSTATE");
+        let mut report = ErrorResponse::fatal(sqlstate, refusal.message());
+        report.detail = refusal.detail().map(str::to_owned);
+        end_with(&mut connection, &report);
+    }
+    1
+}
+
+fn serve(node: &'static Node, me: Me, mut connection: Connection) -> Result<(), ()> {
+    let startup = match read_startup(node, &mut connection) {
+        Ok(First::Startup(startup)) => startup,
+        Ok(First::Done) => return Ok(()),
+        Err(report) => return Err(end_with(&mut connection, &report)),
+    };
+    let status = &node.statuses[me.number().index()];
+    status.set_client(&connection.peer());
+    status.user.set(&startup.user);
+    status.database.set(&startup.database);
+    match startup.replication {
+        ReplicationMode::None => {}
+        _ => return crate::walsender::process::serve(node, me, connection, &startup),
+    }
+    let mut session = match Session::start(node, me, connection, &startup) {
+        Ok(session) => session,
+        Err((mut connection, report)) => return Err(end_with(&mut connection, &report)),
+    };
+    match session.run() {
+        Ok(()) => Ok(()),
+        Err(report) => Err(end_with(&mut session.connection, &report)),
+    }
+}
+
+/// Tells the client why it is left, if it can still be told, and the log.
+pub(crate) fn end_with(connection: &mut Connection, report: &ErrorResponse) {
+    fatal(&report.to_string());
+    backend::error_response(connection.output(), report);
+    // The connection ends anyhow.
+    let _ = connection.flush();
+}
+
+/// One client's session.
+pub(crate) struct Session {
+    node: &'static Node,
+    me: Me,
+    connection: Connection,
+    settings: Rc<RefCell<SessionSettings>>,
+    control: Rc<SessionControl>,
+    info: Rc<SessionInfo>,
+    /// Opened at the first read: a session that only writes needs none.
+    reader: Option<Reader>,
+    block: Option<Block>,
+    status: &'static BackendStatus,
+    /// End of the last record of this session: its reads see it.
+    last_write: Lsn,
+    /// Extended-protocol messages are skipped up to the next Sync.
+    skip_to_sync: bool,
+}
+
+impl Session {
+    /// Greets the client.
+    fn start(
+        node: &'static Node,
+        me: Me,
+        mut connection: Connection,
+        startup: &StartupMessage,
+    ) -> Result<Session, (Connection, ErrorResponse)> {
+        let settings = match greet(node, me, &mut connection, startup) {
+            Ok(settings) => Rc::new(RefCell::new(settings)),
+            Err(report) => return Err((connection, report)),
+        };
+        let control = Rc::new(SessionControl::new(me));
+        let info = Rc::new(SessionInfo {
+            node,
+            me,
+            settings: Rc::clone(&settings),
+            xlog: RefCell::new(Xlog::new(node, me)),
+            control: Rc::clone(&control),
+        });
+        Ok(Session {
+            node,
+            me,
+            connection,
+            settings,
+            control,
+            info,
+            reader: None,
+            block: None,
+            status: &node.statuses[me.number().index()],
+            last_write: Lsn::INVALID,
+            skip_to_sync: false,
+        })
+    }
+
+    /// Serves the client until it leaves; an error is the FATAL that ends the session.
+    fn run(&mut self) -> Result<(), ErrorResponse> {
+        self.ready()?;
+        loop {
+            let query = match self.connection.read_message()? {
+                Received::Message(message) => match FrontendMessage::decode(message)? {
+                    FrontendMessage::Query(text) => text.to_owned(),
+                    FrontendMessage::Terminate => return Ok(()),
+                    FrontendMessage::Sync => {
+                        self.skip_to_sync = false;
+                        self.ready()?;
+                        continue;
+                    }
+                    FrontendMessage::Extended(_) => {
+                        self.refuse_extended();
+                        continue;
+                    }
+                    FrontendMessage::FunctionCall => {
+                        let error = SqlError::unsupported("the function call protocol", "Use SELECT.");
+                        self.send_error(&error, None);
+                        self.ready()?;
+                        continue;
+                    }
+                    // Late copy messages of a client that gave up a copy are to be ignored, as is Flush.
+                    _ => continue,
+                },
+                Received::Interrupted => {
+                    self.idle_interrupts()?;
+                    continue;
+                }
+                Received::TimedOut => continue,
+                Received::Eof => return Ok(()),
+            };
+            self.simple_query(&query)?;
+            self.ready()?;
+        }
+    }
+
+    /// While no statement runs: a cancel comes too late, a terminate ends the session.
+    fn idle_interrupts(&mut self) -> Result<(), ErrorResponse> {
+        self.me.take(Interrupts::CONFIG_RELOAD | Interrupts::WALSND_INIT_STOPPING | Interrupts::STOP);
+        self.control.finish();
+        if self.me.pending().contains(Interrupts::TERMINATE) {
+            return Err(terminated());
+        }
+        Ok(())
+    }
+
+    /// The settings that changed, then ReadyForQuery.
+    fn ready(&mut self) -> Result<(), ErrorResponse> {
+        self.report_settings();
+        let (wire, shown) = match &self.block {
+            None => (TransactionStatus::Idle, BackendState::Idle),
+            Some(block) if block.failed => {
+                (TransactionStatus::Failed, BackendState::IdleInTransactionAborted)
+            }
+            Some(_) => (TransactionStatus::InTransaction, BackendState::IdleInTransaction),
+        };
+        backend::ready_for_query(self.connection.output(), wire);
+        self.status.set_state(shown, now());
+        self.connection.flush()
+    }
+
+    fn report_settings(&mut self) {
+        for (name, value) in self.settings.borrow_mut().take_reports() {
+            if name == "application_name" {
+                self.status.application_name.set(&value);
+            }
+            backend::parameter_status(self.connection.output(), name, &value);
+        }
+    }
+
+    /// The simple protocol is what this server speaks so far; one answer per series of extended messages.
+    fn refuse_extended(&mut self) {
+        if !self.skip_to_sync {
+            self.skip_to_sync = true;
+            let error =
+                SqlError::unsupported("the extended query protocol", "Use the simple query protocol.");
+            self.send_error(&error, None);
+        }
+    }
+
+    /// The connection to the tables, opened at the first use.
+    fn reader(&mut self) -> Result<&mut Reader, SqlError> {
+        if self.reader.is_none() {
+            let options = ReaderOptions {
+                busy_timeout: TABLES_BUSY_TIMEOUT,
+                value_size_max: self.node.settings.max_statement_size as usize,
+                memory_max: self.settings.borrow().current().statement_memory_limit as usize,
+                system: Rc::clone(&self.info) as Rc<dyn engine::catalog::SystemInfo>,
+            };
+            self.reader = Some(Reader::open(&self.node.data.state_db(), &options)?);
+        }
+        Ok(self.reader.as_mut().expect("opened above"))
+    }
+
+    /// Sends an error; `position` is the client's character position.
+    fn send_error(&mut self, error: &SqlError, position: Option<u32>) {
+        backend::error_response(self.connection.output(), &report_of(error, position));
+    }
+}
+
+/// AuthenticationOk, the settings, the cancel key.
+pub(crate) fn greet(
+    node: &'static Node,
+    me: Me,
+    connection: &mut Connection,
+    startup: &StartupMessage,
+) -> Result<SessionSettings, ErrorResponse> {
+    let mut base = node.settings.clone();
+    base.in_hot_standby = node.recovery.in_recovery();
+    base.session_authorization = startup.user.clone();
+    let mut settings = SessionSettings::new(&base, &startup.settings).map_err(|error| {
+        report_of(&setting_error(&error), None).with_severity(wire::error::Severity::Fatal)
+    })?;
+    if let Some(negotiation) = &startup.negotiate {
+        backend::negotiate_protocol_version(connection.output(), negotiation);
+    }
+    backend::authentication_ok(connection.output());
+    let status = &node.statuses[me.number().index()];
+    for (name, value) in settings.take_reports() {
+        if name == "application_name" {
+            status.application_name.set(&value);
+        }
+        backend::parameter_status(connection.output(), name, &value);
+    }
+    backend::backend_key_data(connection.output(), startup_packet::new_cancel_key(status)?);
+    Ok(settings)
+}
+
+/// What a client is told of an error.
+fn report_of(error: &SqlError, position: Option<u32>) -> ErrorResponse {
+    let sqlstate =
+        wire::sqlstate::SqlState::parse(error.sqlstate.as_str()).unwrap_or(wire::sqlstate::INTERNAL_ERROR);
+    let mut report = ErrorResponse::error(sqlstate, error.message.clone());
+    report.detail = error.detail.clone();
+    report.hint = error.hint.clone();
+    report.position = position;
+    report
+}
+
+fn setting_error(error: &settings::error::Error) -> SqlError {
+    let mut bytes = *b"22023";
+    if let Ok(sqlstate) = error.sqlstate.as_bytes().try_into() {
+        bytes = sqlstate;
+    }
+    let mut converted = SqlError::new(SqlState(bytes), error.message.clone());
+    converted.hint = error.hint.clone();
+    converted
+}
+
+/// FATAL 57P01.
+pub(crate) fn terminated() -> ErrorResponse {
+    ErrorResponse::fatal(
+        wire::sqlstate::ADMIN_SHUTDOWN,
+        "terminating connection due to administrator command",
+    )
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_unix_micros(clock::unix_micros())
+}

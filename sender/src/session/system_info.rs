@@ -1,0 +1,437 @@
+//! What PostgreSQL's functions and views say of this node: answered from shared memory.
+//!
+//! Follows PostgreSQL 15 src/backend/utils/adt/pgstatfuncs.c, src/backend/access/transam/xlogfuncs.c and
+//! src/backend/storage/ipc/signalfuncs.c.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use engine::catalog::{Function, SystemInfo, SystemValue, View};
+use engine::error::{SqlError, SqlState};
+use ipc::interrupt::Interrupts;
+use ipc::proc::{BackendType, Proc, ProcNumber};
+use ipc::process::Me;
+use ipc::wait_event::WaitEvent;
+use settings::session::SessionSettings;
+use settings::table::SettingNumber;
+use settings::value::Kind;
+use sys::clock;
+use sys::process::Pid;
+use sys::signal::Signal;
+use wal::logical_message::LogicalMessage;
+use wal::lsn::Lsn;
+use wal::timestamp::Timestamp;
+use wal::xact::Commit;
+
+use super::control::SessionControl;
+use crate::node::Node;
+use crate::wait::wait_latch;
+use crate::walreceiver_state::WalRcvState;
+use crate::xlog::Xlog;
+
+const NULL: SystemValue = SystemValue::Null;
+
+/// Answers for one session.
+#[derive(Debug)]
+pub(super) struct SessionInfo {
+    pub(super) node: &'static Node,
+    pub(super) me: Me,
+    pub(super) settings: Rc<RefCell<SessionSettings>>,
+    pub(super) xlog: RefCell<Xlog>,
+    /// Deadline and interrupts of the statement that runs.
+    pub(super) control: Rc<SessionControl>,
+}
+
+impl SystemInfo for SessionInfo {
+    fn call(&self, function: Function, arguments: &[SystemValue]) -> Result<SystemValue, SqlError> {
+        let node = self.node;
+        Ok(match function {
+            Function::IsInRecovery => node.recovery.in_recovery().into(),
+            Function::CurrentWalLsn => lsn(self.on_primary()?.wal.flush_lsn()),
+            Function::CurrentWalInsertLsn => lsn(self.on_primary()?.wal.insert_lsn()),
+            Function::CurrentWalFlushLsn => lsn(self.on_primary()?.wal.flush_lsn()),
+            Function::LastWalReceiveLsn => match node.data.is_standby() {
+                true => lsn_or_null(node.wal.flush_lsn()),
+                false => NULL,
+            },
+            Function::LastWalReplayLsn => match node.data.is_standby() {
+                true => lsn_or_null(node.recovery.replayed()),
+                false => NULL,
+            },
+            Function::LastXactReplayTimestamp => time(node.recovery.last_xact_time.load(Ordering::Relaxed)),
+            Function::SwitchWal => self.switch_wal()?,
+            Function::LogicalEmitMessage => self.emit_message(arguments)?,
+            Function::TerminateBackend => self.signal_backend(arguments, Interrupts::TERMINATE)?,
+            Function::CancelBackend => self.signal_backend(arguments, Interrupts::QUERY_CANCEL)?,
+            Function::ReloadConf => {
+                sys::process::kill(sys::process::parent_pid(), Signal::Hup).is_ok().into()
+            }
+            Function::BackendPid => sys::process::current_pid().0.into(),
+            Function::Sleep => self.sleep(arguments)?,
+            Function::Version => format!(
+                "PostgreSQL {} on {}, compiled by rustc, 64-bit",
+                node.settings.server_version,
+                std::env::consts::ARCH
+            )
+            .into(),
+            Function::Now => time(Timestamp::from_unix_micros(clock::unix_micros()).0),
+            Function::CurrentDatabase => self.status().database.get().into(),
+            Function::CurrentUser => self.status().user.get().into(),
+            Function::CurrentSetting => self.current_setting(arguments)?,
+            Function::WalLsnDiff | Function::WalfileName => {
+                return Err(SqlError::new(
+                    SqlState::INTERNAL_ERROR,
+                    "a pure function was asked of the session",
+                ));
+            }
+        })
+    }
+
+    fn rows(&self, view: View) -> Result<Vec<Vec<SystemValue>>, SqlError> {
+        Ok(match view {
+            View::StatActivity => self.active().map(|(number, proc)| self.activity(number, proc)).collect(),
+            View::StatReplication => self.replication(),
+            View::StatWalReceiver => self.walreceiver(),
+            View::Settings => SettingNumber::all().map(|number| self.setting(number)).collect(),
+        })
+    }
+}
+
+impl SessionInfo {
+    fn status(&self) -> &'static crate::backend_status::BackendStatus {
+        &self.node.statuses[self.me.number().index()]
+    }
+
+    /// The node, if it writes the log.
+    fn on_primary(&self) -> Result<&'static Node, SqlError> {
+        if self.node.recovery.in_recovery() {
+            return Err(SqlError::new(SqlState(*b"55000"), "recovery is in progress")
+                .with_hint("WAL control functions cannot be executed during recovery."));
+        }
+        Ok(self.node)
+    }
+
+    fn switch_wal(&self) -> Result<SystemValue, SqlError> {
+        self.on_primary()?;
+        let mut xlog = self.xlog.borrow_mut();
+        let end = xlog.switch_segment().map_err(|error| log_error(&error))?;
+        xlog.flush(self.node.wal.insert_lsn());
+        Ok(lsn(end))
+    }
+
+    /// A message in the log for whoever reads it; with `transactional` a commit record follows it.
+    ///
+    /// Not transactional messages are what synchronous_commit = off is for: they are left to the walwriter.
+    fn emit_message(&self, arguments: &[SystemValue]) -> Result<SystemValue, SqlError> {
+        self.on_primary()?;
+        let [transactional, prefix, content] = arguments else {
+            return Err(SqlError::new(
+                SqlState::INTERNAL_ERROR,
+                "pg_logical_emit_message takes three arguments",
+            ));
+        };
+        let (prefix, content) = (text(prefix), bytes(content));
+        if prefix.contains('\0') {
+            return Err(SqlError::new(SqlState::INVALID_PARAMETER_VALUE, "the prefix contains a zero byte"));
+        }
+        let transactional = is_true(transactional);
+        let too_long = |error: wal::record::RecordTooLong| {
+            SqlError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, error.to_string())
+        };
+        let mut xlog = self.xlog.borrow_mut();
+        let message = LogicalMessage { database: 0, transactional, prefix: &prefix, payload: &content };
+        let inserted =
+            xlog.insert(&mut message.record(0).map_err(too_long)?).map_err(|error| log_error(&error))?;
+        let mut end = inserted.end;
+        if transactional {
+            let now = Timestamp::from_unix_micros(clock::unix_micros());
+            end = xlog
+                .insert(&mut Commit { time: now, apply_feedback: false }.record(0))
+                .map_err(|error| log_error(&error))?
+                .end;
+        }
+        if self.is_asynchronous() {
+            self.node.procs.set_latch(ProcNumber::WAL_WRITER);
+        } else {
+            xlog.flush(end);
+        }
+        Ok(lsn(inserted.end))
+    }
+
+    fn is_asynchronous(&self) -> bool {
+        self.settings.borrow().current().synchronous_commit == settings::table::SynchronousCommit::Off
+    }
+
+    fn signal_backend(
+        &self,
+        arguments: &[SystemValue],
+        interrupt: Interrupts,
+    ) -> Result<SystemValue, SqlError> {
+        let pid = arguments.first().map(integer).unwrap_or_default();
+        let found = i32::try_from(pid).ok().and_then(|pid| self.node.procs.find_pid(Pid(pid)));
+        let is_backend = |number: ProcNumber| number >= ProcNumber::FIRST_BACKEND;
+        match found {
+            Some(address) if is_backend(address.number) => {
+                Ok(self.node.procs.send_interrupt(address, interrupt).into())
+            }
+            _ => {
+                tracing::warn!("PID {pid} is not a PostgreSQL backend process");
+                Ok(false.into())
+            }
+        }
+    }
+
+    fn sleep(&self, arguments: &[SystemValue]) -> Result<SystemValue, SqlError> {
+        let seconds = match arguments.first() {
+            Some(SystemValue::Integer(seconds)) => *seconds as f64,
+            Some(SystemValue::Float(seconds)) => *seconds,
+            Some(SystemValue::Text(text)) => text.trim().parse().map_err(|_| {
+                SqlError::new(
+                    SqlState::INVALID_TEXT_REPRESENTATION,
+                    format!("invalid input syntax for type double precision: \"{text}\""),
+                )
+            })?,
+            _ => 0.0,
+        };
+        // A year is for ever, for a statement.
+        let length = Duration::try_from_secs_f64(seconds.clamp(0.0, 31_536_000.0)).unwrap_or_default();
+        let end = clock::now().saturating_add(length);
+        loop {
+            self.me.latch().reset();
+            if let Some(interruption) = self.control.interruption() {
+                self.me.latch().set();
+                return Err(interruption.error());
+            }
+            let now = clock::now();
+            if now >= end {
+                self.me.latch().set();
+                return Ok(SystemValue::Text(String::new()));
+            }
+            let until = self.control.deadline().map_or(end, |deadline| deadline.min(end));
+            wait_latch(&self.me, Some(until.saturating_since(now)), WaitEvent::PgSleep);
+        }
+    }
+
+    fn current_setting(&self, arguments: &[SystemValue]) -> Result<SystemValue, SqlError> {
+        let name = arguments.first().map(text).unwrap_or_default();
+        match self.settings.borrow().show(&name) {
+            Ok(value) => Ok(value.into()),
+            Err(_) if arguments.get(1).is_some_and(is_true) => Ok(NULL),
+            Err(error) => Err(super::setting_error(&error)),
+        }
+    }
+
+    fn active(&self) -> impl Iterator<Item = (ProcNumber, &'static Proc)> {
+        (0..).map(ProcNumber).take(self.node.procs.len()).filter_map(|number| {
+            let proc = self.node.procs.slot(number);
+            proc.pid().map(|_| (number, proc))
+        })
+    }
+
+    fn activity(&self, number: ProcNumber, proc: &Proc) -> Vec<SystemValue> {
+        let status = &self.node.statuses[number.index()];
+        let is_session = number >= ProcNumber::FIRST_BACKEND;
+        let when = |micros: &std::sync::atomic::AtomicI64| time(micros.load(Ordering::Relaxed));
+        let session_text = |text: String| if is_session { text.into() } else { NULL };
+        let wait = proc.wait_event();
+        vec![
+            NULL,
+            session_text(status.database.get()),
+            proc.pid().map(|pid| pid.0).into(),
+            NULL,
+            if is_session { 10.into() } else { NULL },
+            session_text(status.user.get()),
+            status.application_name.get().into(),
+            text_or_null(status.client_addr.get()),
+            NULL,
+            if is_session { status.client_port.load(Ordering::Relaxed).into() } else { NULL },
+            time(Timestamp::from_unix_micros(proc.start_time()).0),
+            when(&status.xact_start),
+            when(&status.query_start),
+            when(&status.state_change),
+            wait.map(|wait| wait.type_name()).into(),
+            wait.map(|wait| wait.name()).into(),
+            status.state().name().into(),
+            NULL,
+            NULL,
+            NULL,
+            status.query.get().into(),
+            proc.backend_type().map(BackendType::name).into(),
+        ]
+    }
+
+    fn replication(&self) -> Vec<Vec<SystemValue>> {
+        let mut rows = Vec::new();
+        for slot in self.node.walsenders {
+            let Some(number) = slot.owner() else { continue };
+            let (proc, status) = (self.node.procs.slot(number), &self.node.statuses[number.index()]);
+            rows.push(vec![
+                proc.pid().map(|pid| pid.0).into(),
+                10.into(),
+                status.user.get().into(),
+                status.application_name.get().into(),
+                text_or_null(status.client_addr.get()),
+                NULL,
+                status.client_port.load(Ordering::Relaxed).into(),
+                time(Timestamp::from_unix_micros(proc.start_time()).0),
+                NULL,
+                slot.state().name().into(),
+                lsn_or_null(slot.sent_lsn()),
+                lsn_or_null(slot.write_lsn()),
+                lsn_or_null(slot.flush_lsn()),
+                lsn_or_null(slot.apply_lsn()),
+                NULL,
+                NULL,
+                NULL,
+                0.into(),
+                "async".into(),
+                time(slot.reply_time.load(Ordering::Relaxed)),
+            ]);
+        }
+        rows
+    }
+
+    fn walreceiver(&self) -> Vec<Vec<SystemValue>> {
+        let shared = self.node.walreceiver;
+        let pid = shared.pid.load(Ordering::Acquire);
+        if pid == 0 || shared.state() == WalRcvState::Stopped {
+            return Vec::new();
+        }
+        let at = |position: u64| lsn_or_null(Lsn(position));
+        vec![vec![
+            pid.into(),
+            shared.state().name().into(),
+            at(shared.start.load(Ordering::Relaxed)),
+            i64::from(shared.start_timeline.load(Ordering::Relaxed)).into(),
+            lsn_or_null(shared.written_lsn()),
+            lsn_or_null(self.node.wal.flush_lsn()),
+            i64::from(self.node.wal.timeline().0).into(),
+            time(shared.last_msg_send_time.load(Ordering::Relaxed)),
+            time(shared.last_msg_receipt_time.load(Ordering::Relaxed)),
+            at(shared.latest_end.load(Ordering::Relaxed)),
+            time(shared.latest_end_time.load(Ordering::Relaxed)),
+            NULL,
+            text_or_null(shared.sender_host.get()),
+            shared.sender_port.load(Ordering::Relaxed).into(),
+            shared.conninfo.get().into(),
+        ]]
+    }
+
+    fn setting(&self, number: SettingNumber) -> Vec<SystemValue> {
+        let row = number.row();
+        let settings = self.settings.borrow();
+        let current = settings.current();
+        let (unit, bounds) = match row.kind {
+            Kind::Int { unit, min, max } => (unit.name(), Some((min, max))),
+            _ => (None, None),
+        };
+        let enumvals = row.kind.enum_values();
+        vec![
+            row.name.into(),
+            current.value(number).setting().into(),
+            unit.into(),
+            row.category.into(),
+            row.description.into(),
+            NULL,
+            row.context.name().into(),
+            row.kind.vartype().into(),
+            current.source(number).name().into(),
+            bounds.map(|(min, _)| min.to_string()).into(),
+            bounds.map(|(_, max)| max.to_string()).into(),
+            if enumvals.is_empty() { NULL } else { format!("{{{}}}", enumvals.join(",")).into() },
+            row.default.setting().into(),
+            settings.reset_value(number).setting().into(),
+            NULL,
+            NULL,
+            false.into(),
+        ]
+    }
+}
+
+/// Answers for statements that the startup process executes: what only a session knows or may do is refused.
+#[derive(Debug)]
+pub struct WriterInfo {
+    /// The node.
+    pub node: &'static Node,
+}
+
+impl SystemInfo for WriterInfo {
+    fn call(&self, function: Function, _: &[SystemValue]) -> Result<SystemValue, SqlError> {
+        Ok(match function {
+            Function::IsInRecovery => self.node.recovery.in_recovery().into(),
+            Function::CurrentWalLsn | Function::CurrentWalFlushLsn => lsn(self.node.wal.flush_lsn()),
+            Function::CurrentWalInsertLsn => lsn(self.node.wal.insert_lsn()),
+            Function::Now => time(Timestamp::from_unix_micros(clock::unix_micros()).0),
+            other => {
+                let name = other.row().name;
+                return Err(SqlError::unsupported(
+                    &format!("function {name}() in a statement that writes"),
+                    "Call it in a SELECT of its own.",
+                ));
+            }
+        })
+    }
+
+    fn rows(&self, view: View) -> Result<Vec<Vec<SystemValue>>, SqlError> {
+        Err(SqlError::unsupported(
+            &format!("view {} in a statement that writes", view.row().name),
+            "Read it in a SELECT of its own.",
+        ))
+    }
+}
+
+fn log_error(error: &wal::store::StoreError) -> SqlError {
+    crate::write_request::log_error(error)
+}
+
+fn lsn(lsn: Lsn) -> SystemValue {
+    SystemValue::Text(lsn.to_string())
+}
+
+fn lsn_or_null(position: Lsn) -> SystemValue {
+    if position.is_valid() { lsn(position) } else { NULL }
+}
+
+fn text_or_null(text: String) -> SystemValue {
+    if text.is_empty() { NULL } else { text.into() }
+}
+
+/// A time, µs since 2000-01-01; 0 is none.
+fn time(micros: i64) -> SystemValue {
+    if micros == 0 { NULL } else { SystemValue::Text(Timestamp(micros).to_string()) }
+}
+
+fn text(value: &SystemValue) -> String {
+    match value {
+        SystemValue::Null => String::new(),
+        SystemValue::Bool(value) => if *value { "t" } else { "f" }.to_owned(),
+        SystemValue::Integer(value) => value.to_string(),
+        SystemValue::Float(value) => value.to_string(),
+        SystemValue::Text(value) => value.clone(),
+        SystemValue::Bytes(value) => String::from_utf8_lossy(value).into_owned(),
+    }
+}
+
+fn bytes(value: &SystemValue) -> Vec<u8> {
+    match value {
+        SystemValue::Bytes(value) => value.clone(),
+        other => text(other).into_bytes(),
+    }
+}
+
+fn integer(value: &SystemValue) -> i64 {
+    match value {
+        SystemValue::Integer(value) => *value,
+        other => text(other).trim().parse().unwrap_or(0),
+    }
+}
+
+fn is_true(value: &SystemValue) -> bool {
+    match value {
+        SystemValue::Bool(value) => *value,
+        SystemValue::Integer(value) => *value != 0,
+        other => matches!(text(other).to_ascii_lowercase().as_str(), "t" | "true" | "on" | "yes" | "1" | "y"),
+    }
+}

@@ -1,0 +1,272 @@
+//! Recovery: from the applied LSN in the tables to the end of the log. There is no other recovery path.
+//!
+//! The steps, each of which may be cut short by a crash and is then done again:
+//!
+//! 1. Read the applied LSN from the tables (the transaction that put the rows stored it).
+//! 2. Read the log from the last checkpoint or the applied LSN, whichever is earlier (the earlier records tell the
+//!    back link and the horizon), until a record isn't one: that is the end. A log that ends before the applied LSN is
+//!    refused: it has lost what was acknowledged.
+//! 3. Write that stretch of the log again and fsync it: bytes read back after a crash may be in the page cache alone.
+//!    Only now is it called flushed.
+//! 4. Primary: clear what lies behind the end, so that no leftover can ever chain to a new record.
+//! 5. Put the rows of the records between the applied LSN and the horizon. Primary: the horizon is the end of the log.
+//!    Standby: the largest horizon that the log itself proves; the upstream will tell more.
+//!
+//! Follows PostgreSQL 15 src/backend/access/transam/xlogrecovery.c; differs in: redo is what the tables say.
+
+use std::sync::atomic::Ordering;
+
+use engine::change::ChangeRecord;
+use ipc::interrupt::Interrupts;
+use ipc::process::Me;
+use wal::history::TimelineHistory;
+use wal::lsn::Lsn;
+use wal::reader::{ReadError, Record, WalReader};
+use wal::record::Rmgr;
+use wal::source::StoreSource;
+use wal::xlog::{self, CheckPoint};
+
+use super::StartupError;
+use crate::control::{ControlFile, NodeState};
+use crate::node::Node;
+
+/// What the process goes on with.
+pub(super) struct Recovered {
+    /// The tables, with everything up to the horizon committed.
+    pub(super) tables: engine::Writer,
+    /// End of the valid, durable log.
+    pub(super) end: Lsn,
+    /// Start of the last record; invalid in an empty log.
+    pub(super) last_record: Lsn,
+    /// Reads on from the last record that was put or passed.
+    pub(super) reader: WalReader<StoreSource>,
+    /// The control file as found.
+    pub(super) control: ControlFile,
+}
+
+/// Changes put in one transaction of the tables, at most: bounds SQLite's log and the memory of one commit.
+pub(super) const PUTS_PER_COMMIT: usize = 1000;
+
+/// Brings the tables to the end of the log (or to the horizon, on a standby).
+pub(super) fn recover(node: &'static Node, me: &Me, standby: bool) -> Result<Recovered, StartupError> {
+    let control = ControlFile::read(&node.data.control()).map_err(StartupError::new)?;
+    note_recovering(node, &control, standby)?;
+    let store = node.segment_store();
+    store.remove_temporary().map_err(StartupError::new)?;
+    let tables = engine::Writer::open(&node.data.state_db(), &node.writer_options())
+        .map_err(|error| StartupError::new(format!("could not open the tables: {error}")))?;
+    let log_start = node.segment_size.log_start();
+    let applied = tables.applied_lsn().max(log_start);
+    let from = applied.min(Lsn(control.checkpoint).max(log_start));
+
+    let found = find_end(node, from)?;
+    if found.end < applied {
+        return Err(StartupError::new(format!(
+            "the log ends at {} ({}), before {applied}, up to which the tables were written\nHINT:  Segments of pg_wal were lost or damaged. Restore them, or clone the node again.",
+            found.end, found.reason
+        )));
+    }
+    make_durable(node, from, found.end, standby)?;
+    let known = found.horizon.max(applied);
+    let horizon = if standby { known } else { found.end };
+    node.wal.advance_horizon(horizon);
+    publish_end(node, applied, found.end);
+
+    let mut recovered = Recovered {
+        tables,
+        end: found.end,
+        last_record: found.last_record,
+        reader: new_reader(node, applied),
+        control,
+    };
+    recovered.reader.source_mut().set_limit(found.end);
+    if applied < found.end {
+        tracing::info!("redo starts at {applied}");
+        let done = put_up_to(node, me, &mut recovered, horizon)?;
+        tracing::info!("end of the log: {}", found.reason);
+        tracing::info!("redo done at {}", done.position);
+    }
+    Ok(recovered)
+}
+
+/// Says in the log and in the control file what is about to happen.
+fn note_recovering(node: &Node, control: &ControlFile, standby: bool) -> Result<(), StartupError> {
+    if control.system_identifier != node.system_identifier {
+        return Err(StartupError::new("the control file was replaced while the node started"));
+    }
+    let last_known = wal::timestamp::Timestamp(control.time);
+    match control.state {
+        NodeState::StartingUp => {}
+        NodeState::ShutDown => tracing::info!("database system was shut down at {last_known}"),
+        NodeState::ShutDownInRecovery => {
+            tracing::info!("database system was shut down in recovery at {last_known}");
+        }
+        NodeState::InCrashRecovery => {
+            tracing::info!("database system was interrupted while in recovery at {last_known}");
+        }
+        NodeState::InArchiveRecovery | NodeState::InProduction => {
+            tracing::info!("database system was interrupted; last known up at {last_known}");
+        }
+    }
+    if standby {
+        tracing::info!("entering standby mode");
+    } else if !matches!(control.state, NodeState::ShutDown | NodeState::StartingUp) {
+        tracing::info!("database system was not properly shut down; automatic recovery in progress");
+    }
+    let state = if standby { NodeState::InArchiveRecovery } else { NodeState::InCrashRecovery };
+    ControlFile { state, ..control.clone() }.write(&node.data.control()).map_err(StartupError::new)
+}
+
+/// A reader over the segment files, from `start`.
+pub(super) fn new_reader(node: &Node, start: Lsn) -> WalReader<StoreSource> {
+    let history = history(node);
+    let source = StoreSource::new(node.segment_store(), history.clone());
+    WalReader::new(source, start, node.segment_size)
+        .with_system_identifier(node.system_identifier)
+        .with_history(history)
+}
+
+/// The timelines of this node's log.
+fn history(node: &Node) -> TimelineHistory {
+    TimelineHistory::without_file(node.wal.timeline())
+}
+
+struct End {
+    end: Lsn,
+    last_record: Lsn,
+    /// Largest horizon that a record carries.
+    horizon: Lsn,
+    /// Why the log ends there.
+    reason: String,
+}
+
+/// Reads until a record isn't one.
+fn find_end(node: &Node, from: Lsn) -> Result<End, StartupError> {
+    let mut reader = new_reader(node, from);
+    let mut horizon = Lsn::INVALID;
+    let reason = loop {
+        match reader.next() {
+            Ok(record) => horizon = horizon.max(carried_horizon(&record)?),
+            Err(ReadError::EndOfLog { message, .. }) => break message,
+            Err(ReadError::NotYet) => break "the log file ends".to_owned(),
+            Err(ReadError::Io(error)) => return Err(StartupError::new(error)),
+        }
+    };
+    let last_record = reader.last_record().unwrap_or(Lsn::INVALID);
+    Ok(End { end: reader.position(), last_record, horizon, reason })
+}
+
+/// The horizon that a record was inserted with; invalid when its kind carries none.
+fn carried_horizon(record: &Record<'_>) -> Result<Lsn, StartupError> {
+    if record.rmgr == Rmgr::CHANGE {
+        return Ok(decode_change(record)?.horizon);
+    }
+    let info = record.info & 0xF0;
+    if record.rmgr == Rmgr::XLOG
+        && (info == xlog::INFO_CHECKPOINT_ONLINE || info == xlog::INFO_CHECKPOINT_SHUTDOWN)
+    {
+        return CheckPoint::decode(record.main_data)
+            .map(|checkpoint| checkpoint.horizon)
+            .map_err(|error| StartupError::new(format!("{error} at {}", record.start)));
+    }
+    Ok(Lsn::INVALID)
+}
+
+fn decode_change<'a>(record: &Record<'a>) -> Result<ChangeRecord<'a>, StartupError> {
+    ChangeRecord::decode(record.main_data).map_err(|error| {
+        StartupError::new(format!("change record at {} can't be decoded: {error}", record.start))
+    })
+}
+
+/// Steps 3 and 4 of the header.
+fn make_durable(node: &Node, from: Lsn, end: Lsn, standby: bool) -> Result<(), StartupError> {
+    let mut store = node.segment_store();
+    store.make_durable(&history(node), from, end).map_err(StartupError::new)?;
+    if !standby {
+        store.clear_after(node.wal.timeline(), end).map_err(StartupError::new)?;
+    }
+    Ok(())
+}
+
+/// From here on others may see how far the log and the tables are.
+fn publish_end(node: &Node, applied: Lsn, end: Lsn) {
+    node.wal.insert_end.store(end.0, Ordering::Release);
+    node.wal.written.store(end.0, Ordering::Release);
+    node.wal.flushed.store(end.0, Ordering::Release);
+    node.recovery.acknowledged.store(applied.0, Ordering::Release);
+    node.recovery.replayed.store(applied.0, Ordering::Release);
+    node.recovery.publish_applied(node, applied);
+}
+
+/// How far [`put_up_to`] came.
+pub(super) struct Progress {
+    /// End of the last record that was put or passed.
+    pub(super) position: Lsn,
+    /// Set when what follows is no record although the source has it: what is wrong with it.
+    pub(super) invalid: Option<String>,
+}
+
+/// Puts the rows of the records that end at or before `horizon`, as far as the source has them, and commits.
+pub(super) fn put_up_to(
+    node: &Node,
+    me: &Me,
+    recovered: &mut Recovered,
+    horizon: Lsn,
+) -> Result<Progress, StartupError> {
+    let mut puts = 0;
+    let mut invalid = None;
+    let mut done = false;
+    while !done {
+        let before = recovered.reader.position();
+        match recovered.reader.next() {
+            Ok(record) if record.end > horizon => {
+                // Not decided yet: it is read again when the horizon has moved.
+                recovered.reader.seek(before);
+                done = true;
+            }
+            Ok(record) => {
+                puts += put_record(node, &mut recovered.tables, &record)?;
+                node.recovery.replayed.store(record.end.0, Ordering::Release);
+            }
+            Err(ReadError::NotYet) => done = true,
+            Err(ReadError::EndOfLog { message, .. }) => {
+                invalid = (before < recovered.reader.source().limit()).then_some(message);
+                done = true;
+            }
+            Err(ReadError::Io(error)) => return Err(StartupError::new(error)),
+        }
+        // An error here means that the signalfd is gone; the next wait will say so.
+        let _ = me.poll_signals();
+        done |= me.pending().contains(Interrupts::TERMINATE);
+        if puts >= PUTS_PER_COMMIT || done {
+            commit(node, &mut recovered.tables, recovered.reader.position(), puts)?;
+            puts = 0;
+        }
+    }
+    Ok(Progress { position: recovered.reader.position(), invalid })
+}
+
+/// Puts one record's rows; how many changes that were (0: the record is none of ours).
+fn put_record(node: &Node, tables: &mut engine::Writer, record: &Record<'_>) -> Result<usize, StartupError> {
+    if record.rmgr != Rmgr::CHANGE {
+        return Ok(0);
+    }
+    let change = decode_change(record)?;
+    tables
+        .begin()
+        .and_then(|()| tables.put(record.end, &change))
+        .map_err(|error| StartupError::new(format!("{error} (record at {})", record.start)))?;
+    node.recovery.last_xact_time.store(change.commit_time.0, Ordering::Relaxed);
+    Ok(1)
+}
+
+/// Commits the open puts, if any, and publishes how far the tables are.
+fn commit(node: &Node, tables: &mut engine::Writer, position: Lsn, puts: usize) -> Result<(), StartupError> {
+    if puts > 0 {
+        tables
+            .commit(position)
+            .map_err(|error| StartupError::new(format!("could not commit the tables: {error}")))?;
+    }
+    node.recovery.publish_applied(node, position);
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! Sleeping on the own latch, for processes that wait for nothing else.
+
+use std::time::Duration;
+
+use ipc::process::Me;
+use ipc::wait_event::WaitEvent;
+
+/// Sleeps until the own latch is set, the time-out passes or an interrupt comes; ends this process with the postmaster.
+///
+/// Panics if the kernel refuses to wait on descriptors that this process made itself: nothing could go on then.
+pub fn wait_latch(me: &Me, timeout: Option<Duration>, event: WaitEvent) {
+    ipc::wait_latch(me, timeout, event).expect("waiting on the own latch doesn't fail");
+}

@@ -1,0 +1,187 @@
+//! WAL buffers: the newest pages of the log, in a ring in shared memory.
+//!
+//! Page `p` of the log lives in slot `p % pages`. The inserter (one at a time, under the insert lock) claims a page
+//! before it writes there, which ends the life of the page that lay in the slot; it may do so only when that older page
+//! has been written to its file. Who writes to the file reads complete pages out of the ring without a lock, as the
+//! claim waits for the write. Walsenders read without any lock and must therefore look twice:
+//!
+//! ```text
+//! inserter: initialized := end of the claimed page ; release fence ; change bytes
+//! reader:   copy bytes ; acquire fence ; read initialized
+//! ```
+//!
+//! If the copy contains a changed byte, the fences make the new value of `initialized` visible to the reader's last
+//! step, and it throws the copy away and reads from the file.
+//!
+//! Follows PostgreSQL 17 WALReadFromBuffers() and AdvanceXLInsertBuffer() in src/backend/access/transam/xlog.c;
+//! differs in: no lock per page, as there is one inserter at a time.
+
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use ipc::shmem::{SharedBytes, Shmem};
+use wal::lsn::Lsn;
+use wal::page::PAGE_SIZE;
+
+const PAGE: u64 = PAGE_SIZE as u64;
+
+ipc::shared_struct! {
+    /// What is in the ring.
+    pub struct RingCtl {
+        /// End of the newest claimed page. Written under the insert lock only.
+        pub initialized: AtomicU64,
+        /// Pages below this one were never put into the ring (the log before this start of the node).
+        pub valid_from: AtomicU64,
+    }
+}
+
+/// Handle to the ring, one copy in each process.
+#[derive(Clone, Copy, Debug)]
+pub struct WalBuffers {
+    ctl: &'static RingCtl,
+    bytes: SharedBytes,
+}
+
+impl WalBuffers {
+    /// Bytes of shared memory for a ring of `pages` pages.
+    pub fn shmem_size(pages: usize) -> usize {
+        pages * PAGE_SIZE + size_of::<RingCtl>()
+    }
+
+    /// Takes the ring's memory; before fork.
+    pub fn create(shmem: &mut Shmem, pages: usize) -> WalBuffers {
+        WalBuffers { ctl: shmem.alloc::<RingCtl>(), bytes: shmem.alloc_bytes(pages * PAGE_SIZE) }
+    }
+
+    /// Bytes in the ring.
+    pub fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Begins with the page of `lsn`, whose content up to `lsn` is `head` (recovery read it from the file).
+    ///
+    /// Under the insert lock, before anything is inserted.
+    pub fn start_at(&self, lsn: Lsn, head: &[u8]) {
+        let page = lsn.page_start();
+        self.ctl.valid_from.store(page.0, Ordering::Relaxed);
+        let claimed = if lsn == page { page } else { page + PAGE };
+        self.ctl.initialized.store(claimed.0, Ordering::Release);
+        if lsn != page {
+            let slot = self.slot(page);
+            self.bytes.zero(slot..slot + PAGE_SIZE);
+            self.bytes.write(slot, &head[..lsn.page_offset()]);
+        }
+    }
+
+    /// End of the newest claimed page.
+    pub fn initialized(&self) -> Lsn {
+        Lsn(self.ctl.initialized.load(Ordering::Acquire))
+    }
+
+    /// The page whose slot `page` takes over, if that one may still be unwritten: it must be in its file before
+    /// [`WalBuffers::claim`].
+    pub fn predecessor(&self, page: Lsn) -> Option<Lsn> {
+        let older = page.0.checked_sub(self.size())?;
+        (older >= self.ctl.valid_from.load(Ordering::Relaxed)).then_some(Lsn(older))
+    }
+
+    /// Takes the slot of `page` and zeroes it. Under the insert lock; the predecessor is in its file.
+    pub fn claim(&self, page: Lsn) {
+        debug_assert_eq!(page.page_offset(), 0);
+        self.ctl.initialized.store((page + PAGE).0, Ordering::Release);
+        // Pairs with the acquire fence of `read`: bytes changed from here on are seen only with the new `initialized`.
+        fence(Ordering::Release);
+        let slot = self.slot(page);
+        self.bytes.zero(slot..slot + PAGE_SIZE);
+    }
+
+    /// Copies record bytes or a page header in; must not cross a page. Under the insert lock, on a claimed page.
+    pub fn write(&self, lsn: Lsn, bytes: &[u8]) {
+        debug_assert!(lsn.page_offset() + bytes.len() <= PAGE_SIZE);
+        self.bytes.write(self.slot(lsn), bytes);
+    }
+
+    /// Copies `into.len()` bytes at `start` out; false when they are not, or no longer, in the ring.
+    ///
+    /// The range must be below the flush LSN (what is beyond may be half written).
+    pub fn read(&self, start: Lsn, into: &mut [u8]) -> bool {
+        if start.0 < self.ctl.valid_from.load(Ordering::Relaxed) || !self.holds(start) {
+            return false;
+        }
+        let mut done = 0;
+        while done < into.len() {
+            let slot = self.slot(start + done as u64);
+            let length = (into.len() - done).min(self.bytes.len() - slot);
+            self.bytes.read(slot, &mut into[done..done + length]);
+            done += length;
+        }
+        fence(Ordering::Acquire);
+        self.holds(start)
+    }
+
+    fn holds(&self, start: Lsn) -> bool {
+        start.0 + self.size() >= self.ctl.initialized.load(Ordering::Relaxed)
+    }
+
+    /// Writes the pages from `start` to `end` (both page boundaries, one segment) to their place in `file`.
+    ///
+    /// # Errors
+    /// Those of pwrite.
+    pub fn pwrite(&self, file: &File, start: Lsn, end: Lsn, file_offset: u64) -> io::Result<()> {
+        let mut at = start;
+        while at < end {
+            let slot = self.slot(at);
+            let length = ((end - at) as usize).min(self.bytes.len() - slot);
+            self.bytes.pwrite(file, slot..slot + length, file_offset + (at - start))?;
+            at += length as u64;
+        }
+        Ok(())
+    }
+
+    fn slot(&self, lsn: Lsn) -> usize {
+        (lsn.0 % self.size()) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(pages: usize) -> WalBuffers {
+        let mut shmem = Shmem::create(WalBuffers::shmem_size(pages) + 4096).unwrap();
+        WalBuffers::create(&mut shmem, pages)
+    }
+
+    #[test]
+    fn read_gives_what_was_written_until_the_slot_is_claimed_again() {
+        let ring = ring(4);
+        let start = Lsn(16 << 20);
+        ring.start_at(start, &[]);
+        for page in 0..4u8 {
+            let lsn = start + u64::from(page) * PAGE;
+            ring.claim(lsn);
+            ring.write(lsn, &[page + 1; PAGE_SIZE]);
+        }
+        let mut two = vec![0; 2 * PAGE_SIZE];
+        assert!(ring.read(start + PAGE / 2, &mut two));
+        assert_eq!((two[0], two[PAGE_SIZE], two[2 * PAGE_SIZE - 1]), (1, 2, 3));
+
+        assert_eq!(ring.predecessor(start + 4 * PAGE), Some(start));
+        ring.claim(start + 4 * PAGE);
+        assert!(!ring.read(start, &mut two[..8]));
+        assert!(ring.read(start + PAGE, &mut two[..8]));
+    }
+
+    #[test]
+    fn start_in_the_middle_of_a_page_keeps_its_head_and_refuses_older_pages() {
+        let ring = ring(4);
+        let lsn = Lsn((16 << 20) + PAGE + 48);
+        ring.start_at(lsn, &[7; PAGE_SIZE]);
+        let mut page = vec![9; PAGE_SIZE];
+        assert!(ring.read(lsn.page_start(), &mut page));
+        assert_eq!((page[47], page[48]), (7, 0));
+        assert!(!ring.read(Lsn(16 << 20), &mut page[..8]));
+        assert_eq!(ring.predecessor(lsn.page_start() + PAGE), None);
+    }
+}

@@ -1,0 +1,60 @@
+//! The walwriter: flushes what nobody waits for and makes segments ahead.
+//!
+//! Started by the postmaster when a primary's recovery has ended. Sleeps on its latch, the postmaster's death and one
+//! computed timeout: none while everything inserted is durable, `wal_writer_delay` after it was woken because something
+//! is not. Inserters that don't flush themselves set its latch (asynchronous commits); so do sessions that waited for
+//! nobody. On SIGTERM it flushes the rest and exits 0; anything else is a crash of the node.
+//!
+//! Must never be needed for the progress of others: who waits for a flush does it alone ([`crate::xlog`]). Must not
+//! grow into a place for other background work.
+//!
+//! Follows PostgreSQL 15 src/backend/postmaster/walwriter.c; differs in: no hibernation, as there is no tick.
+
+use ipc::interrupt::Interrupts;
+use ipc::process::Me;
+use ipc::wait_event::WaitEvent;
+use sys::clock;
+use wal::lsn::Lsn;
+
+use crate::node::Node;
+use crate::wait::wait_latch;
+use crate::xlog::Xlog;
+
+/// Main function of the walwriter; returns its exit status.
+pub fn walwriter_main(node: &'static Node, me: Me) -> i32 {
+    let mut xlog = Xlog::new(node, me);
+    let mut flush_due = None;
+    loop {
+        me.latch().reset();
+        if me.take(Interrupts::TERMINATE).contains(Interrupts::TERMINATE) {
+            xlog.flush(node.wal.insert_lsn());
+            return 0;
+        }
+        me.take(Interrupts::CONFIG_RELOAD);
+        prepare_ahead(&mut xlog);
+        let now = clock::now();
+        let unflushed = node.wal.insert_lsn() > node.wal.flush_lsn();
+        if !unflushed {
+            flush_due = None;
+        } else if flush_due.is_some_and(|due| due <= now) || is_much(node, node.wal.insert_lsn()) {
+            xlog.flush_background();
+            flush_due = None;
+            continue;
+        } else if flush_due.is_none() {
+            flush_due = Some(now.saturating_add(node.settings.wal_writer_delay));
+        }
+        let timeout = flush_due.map(|due| due.saturating_since(now));
+        wait_latch(&me, timeout, WaitEvent::WalWriterMain);
+    }
+}
+
+fn is_much(node: &Node, insert: Lsn) -> bool {
+    insert.saturating_since(node.wal.flush_lsn()) >= node.settings.wal_writer_flush_after
+}
+
+fn prepare_ahead(xlog: &mut Xlog) {
+    if let Err(error) = xlog.prepare_ahead() {
+        // Inserters refuse with the same error when they come to the end of the last segment.
+        tracing::warn!("could not prepare a log segment ahead: {error}");
+    }
+}

@@ -1,0 +1,350 @@
+//! Inserting into the log and making it durable.
+//!
+//! **Insert.** One insert lock: under it a record gets its place and its back link, is sealed (only the header's part
+//! of the CRC is left to do) and copied into the ring. `insert_end` moves when the whole record is there.
+//!
+//! **Flush.** Who needs a flush tries the write lock; whoever gets it writes everything that is complete, fsyncs and
+//! publishes the flush LSN; the others wait for the flush under way and then look again. That is group commit: what
+//! comes while an fsync is under way goes with the next one. The flush LSN is always the end of a record, so nobody
+//! downstream ever holds half of one that this node may still lose.
+//!
+//! No wake-up is lost, step by step. A waiter stores the LSN that it waits for, then (full fence) tries the lock again;
+//! the holder frees the lock, then (full fence) looks through the waiters. With both fences at least one sees the
+//! other: the waiter finds the lock free, or the holder finds the waiter and sets its latch. Of those whose LSN is not
+//! flushed yet the holder wakes one, who becomes the next flusher and wakes on.
+//!
+//! **A record larger than the ring** is written by its inserter: when the next page's slot holds a page that is not in
+//! its file yet, the inserter writes complete pages out itself (without fsync, without moving the flush LSN).
+//!
+//! **Full disk.** Segments are made before the record that needs them is inserted ([`Xlog::insert`] refuses with the
+//! disk's error, and nothing has happened); what is in the ring always has its place on disk.
+//!
+//! **An fsync or write that fails** is a PANIC and never retried on the same data: the kernel may have dropped it.
+//!
+//! Follows PostgreSQL 15 src/backend/access/transam/xlog.c; differs in: one insert lock, flush LSN at record ends only.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use ipc::lwlock::LwLock;
+use ipc::process::Me;
+use ipc::wait_event::WaitEvent;
+use wal::layout::{Chunk, Placement};
+use wal::lsn::Lsn;
+use wal::page::PAGE_SIZE;
+use wal::record::RecordBody;
+use wal::segment::SegmentNumber;
+use wal::store::{SegmentStore, StoreError};
+use wal::timeline::TimelineId;
+
+use crate::log::panic_severity;
+use crate::node::Node;
+use crate::wait::wait_latch;
+
+const PAGE: u64 = PAGE_SIZE as u64;
+
+ipc::shared_struct! {
+    /// The log's positions. Invariant: `flushed <= insert_end`, `horizon <= flushed` on a primary.
+    pub struct WalCtl {
+        /// Held to give a record its place and copy it.
+        pub insert_lock: LwLock,
+        /// End of the last complete record. Written under the insert lock; its release store publishes the bytes.
+        pub insert_end: AtomicU64,
+        /// Start of the last record: the next one's back link. Under the insert lock.
+        pub prev_record: AtomicU64,
+        /// Segment files exist (zeroed, fsynced) up to here. Only grows.
+        pub prepared: AtomicU64,
+        /// Held to write and fsync.
+        pub write_lock: LwLock,
+        /// Pages below are in their files (not necessarily durable). Under the write lock.
+        pub written: AtomicU64,
+        /// Everything below is durable. Written under the write lock (primary) or by the walreceiver (standby).
+        pub flushed: AtomicU64,
+        /// The tables may be committed up to here. Only grows. Primary: the flush LSN; standby: walEnd as told by the
+        /// upstream, kept apart from the own flush LSN.
+        pub horizon: AtomicU64,
+        /// Timeline that records are inserted on, or followed on a standby.
+        pub timeline: AtomicU32,
+        /// fsyncs of the log since start; for pg_stat_wal and the benchmark.
+        pub syncs: AtomicU64,
+    }
+}
+
+impl WalCtl {
+    /// Everything below is durable on this node.
+    pub fn flush_lsn(&self) -> Lsn {
+        Lsn(self.flushed.load(Ordering::Acquire))
+    }
+
+    /// The tables may be committed up to here (a standby adds its own flush LSN to the comparison).
+    pub fn horizon(&self) -> Lsn {
+        Lsn(self.horizon.load(Ordering::Acquire))
+    }
+
+    /// End of the last complete record.
+    pub fn insert_lsn(&self) -> Lsn {
+        Lsn(self.insert_end.load(Ordering::Acquire))
+    }
+
+    /// Raises the horizon; true when it moved.
+    pub fn advance_horizon(&self, lsn: Lsn) -> bool {
+        self.horizon.fetch_max(lsn.0, Ordering::AcqRel) < lsn.0
+    }
+
+    /// Timeline that records are inserted on, or followed on a standby.
+    pub fn timeline(&self) -> TimelineId {
+        TimelineId(self.timeline.load(Ordering::Relaxed))
+    }
+}
+
+/// Where a record went.
+#[derive(Clone, Copy, Debug)]
+pub struct Inserted {
+    /// Its first byte.
+    pub start: Lsn,
+    /// Behind its last byte: flush up to here to have it durable.
+    pub end: Lsn,
+}
+
+/// One process's access to the log for inserting and flushing.
+#[derive(Debug)]
+pub struct Xlog {
+    node: &'static Node,
+    me: Me,
+    store: SegmentStore,
+}
+
+impl Xlog {
+    /// Opens the log for this process; after fork.
+    pub fn new(node: &'static Node, me: Me) -> Xlog {
+        Xlog { node, me, store: node.segment_store() }
+    }
+
+    /// Goes on where recovery has found the end of the log. The startup process, before anything is inserted.
+    ///
+    /// # Errors
+    /// The last page can't be read, or there is no room for the first segment.
+    pub fn start_at(&mut self, end: Lsn, last_record: Lsn) -> Result<(), StoreError> {
+        let guard = self.ctl().insert_lock.lock();
+        let mut head = vec![0; end.page_offset()];
+        self.store.read_at(self.ctl().timeline(), end.page_start(), &mut head)?;
+        self.node.buffers.start_at(end, &head);
+        let prepared = self.node.segment_size.start_of(end);
+        self.ctl().prepared.store(prepared.0, Ordering::Relaxed);
+        self.publish(last_record, end);
+        self.ctl().written.store(end.0, Ordering::Release);
+        drop(guard);
+        self.prepare_ahead()
+    }
+
+    fn ctl(&self) -> &'static WalCtl {
+        self.node.wal
+    }
+
+    /// Inserts one record. It is not durable before [`Xlog::flush`].
+    ///
+    /// # Errors
+    /// No room for the segment that the record needs: nothing was inserted.
+    pub fn insert(&mut self, body: &mut RecordBody) -> Result<Inserted, StoreError> {
+        loop {
+            let guard = self.ctl().insert_lock.lock();
+            let placement = self.node.place(self.ctl().insert_lsn(), body.tot_len());
+            if !self.is_prepared(placement.end) {
+                drop(guard);
+                self.prepare_to(placement.end)?;
+                continue;
+            }
+            self.copy(&placement, body);
+            self.publish(placement.start, placement.end);
+            return Ok(Inserted { start: placement.start, end: placement.end });
+        }
+    }
+
+    /// Inserts a switch record and fills the rest of its segment with zeros, so that the next record begins the next
+    /// segment. A switch at the start of a segment does nothing.
+    ///
+    /// Returns the end of the switch record (or the present end if nothing was done).
+    ///
+    /// # Errors
+    /// No room for the next segment: nothing was inserted.
+    pub fn switch_segment(&mut self) -> Result<Lsn, StoreError> {
+        loop {
+            let guard = self.ctl().insert_lock.lock();
+            let end = self.ctl().insert_lsn();
+            let Some(switch) = self.node.place_switch(end) else {
+                return Ok(end);
+            };
+            if !self.is_prepared(switch.next) {
+                drop(guard);
+                self.prepare_to(switch.next)?;
+                continue;
+            }
+            self.copy(&switch.record, &mut wal::xlog::switch_record());
+            while self.node.buffers.initialized() < switch.next {
+                self.claim(self.node.buffers.initialized());
+            }
+            self.publish(switch.record.start, switch.next);
+            return Ok(switch.record.end);
+        }
+    }
+
+    /// Seals the record and copies it into the ring. Under the insert lock.
+    fn copy(&mut self, placement: &Placement, body: &mut RecordBody) {
+        let record = body.seal(Lsn(self.ctl().prev_record.load(Ordering::Relaxed)));
+        for chunk in placement.chunks() {
+            match chunk {
+                Chunk::PageHeader { at, header } => {
+                    self.claim(at);
+                    self.node.buffers.write(at, header.encode().as_bytes());
+                }
+                Chunk::Record { at, range } => self.node.buffers.write(at, &record[range]),
+                // Claimed pages are zero.
+                Chunk::Zeros { .. } => {}
+            }
+        }
+    }
+
+    fn is_prepared(&self, end: Lsn) -> bool {
+        end.0 <= self.ctl().prepared.load(Ordering::Relaxed)
+    }
+
+    fn publish(&self, start: Lsn, end: Lsn) {
+        self.ctl().prev_record.store(start.0, Ordering::Relaxed);
+        self.ctl().insert_end.store(end.0, Ordering::Release);
+    }
+
+    /// Takes the next page of the ring, writing out the page in its slot if nobody did yet. Under the insert lock.
+    fn claim(&mut self, page: Lsn) {
+        if let Some(older) = self.node.buffers.predecessor(page)
+            && self.ctl().written.load(Ordering::Acquire) < (older + PAGE).0
+        {
+            let guard = self.ctl().write_lock.lock();
+            // Everything before `page` is complete: this process holds the insert lock and has copied up to there.
+            self.write_to(page);
+            drop(guard);
+            self.wake_flush_waiters();
+        }
+        self.node.buffers.claim(page);
+    }
+
+    /// Makes the segments up to the one that holds the byte before `end`.
+    fn prepare_to(&mut self, end: Lsn) -> Result<(), StoreError> {
+        let size = self.node.segment_size;
+        let from = size.number_of(Lsn(self.ctl().prepared.load(Ordering::Relaxed)));
+        for number in from.0..=size.number_before(end).0 {
+            self.store.prepare_ahead(self.ctl().timeline(), SegmentNumber(number))?;
+            self.ctl().prepared.fetch_max(size.first_byte(SegmentNumber(number + 1)).0, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// Makes the segment after the present one, so that no inserter has to. The walwriter's work.
+    ///
+    /// # Errors
+    /// The disk has no room; inserters will meet the same when they need it.
+    pub fn prepare_ahead(&mut self) -> Result<(), StoreError> {
+        let size = self.node.segment_size;
+        let wanted = size.first_byte(size.number_of(self.ctl().insert_lsn()).next().next());
+        if self.ctl().prepared.load(Ordering::Relaxed) < wanted.0 { self.prepare_to(wanted) } else { Ok(()) }
+    }
+
+    /// Returns when everything below `upto` is durable. Flushes itself when nobody does.
+    ///
+    /// Not interruptible (the wait is that of one fsync); sets the own latch before it returns if it consumed a set.
+    pub fn flush(&mut self, upto: Lsn) {
+        let mut slept = false;
+        while self.ctl().flush_lsn() < upto {
+            if self.try_flush() {
+                continue;
+            }
+            let waiting = self.node.flush_wait(self.me.number());
+            waiting.store(upto.0, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            if self.ctl().flush_lsn() < upto && !self.try_flush() {
+                wait_latch(&self.me, None, WaitEvent::WalSync);
+                self.me.latch().reset();
+                slept = true;
+            }
+            waiting.store(0, Ordering::SeqCst);
+        }
+        if slept {
+            // The set that was consumed may have been somebody else's news.
+            self.me.latch().set();
+        }
+    }
+
+    /// Flushes everything inserted so far, if the write lock is free.
+    fn try_flush(&mut self) -> bool {
+        let Some(guard) = self.ctl().write_lock.try_lock() else {
+            return false;
+        };
+        let target = self.ctl().insert_lsn();
+        let moved = target > self.ctl().flush_lsn();
+        if moved {
+            self.write_to(target);
+            self.sync(target);
+            self.ctl().flushed.store(target.0, Ordering::SeqCst);
+            self.ctl().advance_horizon(target);
+        }
+        drop(guard);
+        self.wake_flush_waiters();
+        if moved {
+            self.node.wake_walsenders();
+        }
+        true
+    }
+
+    /// Flushes everything inserted so far; returns at once when somebody else is flushing (who then wakes on).
+    pub fn flush_background(&mut self) -> bool {
+        self.try_flush()
+    }
+
+    /// Writes whole pages up to the one that holds the byte before `upto`. Under the write lock.
+    fn write_to(&mut self, upto: Lsn) {
+        let size = self.node.segment_size;
+        let end = if upto.page_offset() == 0 { upto } else { upto.page_start() + PAGE };
+        let mut at = Lsn(self.ctl().written.load(Ordering::Relaxed)).page_start();
+        while at < end {
+            let number = size.number_of(at);
+            let stop = end.min(size.first_byte(number.next()));
+            let name = || self.node.segment_name(number);
+            match self.store.file(self.ctl().timeline(), number) {
+                Ok(file) => {
+                    if let Err(error) = self.node.buffers.pwrite(file, at, stop, size.offset_of(at)) {
+                        panic_severity(&format!("could not write to log file {}: {error}", name()));
+                    }
+                }
+                Err(error) => panic_severity(&error.to_string()),
+            }
+            if stop == size.first_byte(number.next()) {
+                self.sync(stop);
+            }
+            at = stop;
+        }
+        self.ctl().written.fetch_max(upto.0, Ordering::Release);
+    }
+
+    /// fdatasyncs the segment that holds the byte before `upto`.
+    fn sync(&mut self, upto: Lsn) {
+        let number = self.node.segment_size.number_before(upto);
+        self.ctl().syncs.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = self.store.sync(self.ctl().timeline(), number) {
+            panic_severity(&error.to_string());
+        }
+    }
+
+    /// Wakes everybody whose LSN is flushed, and one of the others: the next flusher. After the write lock is free.
+    fn wake_flush_waiters(&self) {
+        // Pairs with the fence in `flush`: see the header.
+        fence(Ordering::SeqCst);
+        let flushed = self.ctl().flush_lsn();
+        let mut next_found = false;
+        for (number, waiting) in self.node.flush_waits() {
+            let lsn = waiting.load(Ordering::Relaxed);
+            if lsn == 0 || (lsn > flushed.0 && next_found) {
+                continue;
+            }
+            next_found |= lsn > flushed.0;
+            self.node.procs.set_latch(number);
+        }
+    }
+}
