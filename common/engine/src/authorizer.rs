@@ -35,6 +35,8 @@ pub(crate) struct Action<'a> {
     pub(crate) code: c_int,
     pub(crate) first: &'a str,
     pub(crate) second: &'a str,
+    /// `main` or `temp`
+    pub(crate) database: &'a str,
 }
 
 /// Answers for one connection.
@@ -89,6 +91,15 @@ fn decide(mode: Mode, action: &Action<'_>) -> Result<(), SqlError> {
         return Ok(());
     }
     match action.code {
+        // `CREATE TABLE temp.x` comes as an ordinary CREATE.
+        ffi::SQLITE_CREATE_TABLE
+        | ffi::SQLITE_CREATE_VIEW
+        | ffi::SQLITE_CREATE_INDEX
+        | ffi::SQLITE_CREATE_TRIGGER
+            if action.database.eq_ignore_ascii_case("temp") =>
+        {
+            Err(temporary())
+        }
         ffi::SQLITE_SELECT | ffi::SQLITE_RECURSIVE => Ok(()),
         ffi::SQLITE_FUNCTION => function(action.second),
         ffi::SQLITE_READ => not_ours(action.first),
@@ -155,6 +166,10 @@ fn schema_change(mode: Mode, table: &str) -> Result<(), SqlError> {
     }
 }
 
+fn temporary() -> SqlError {
+    SqlError::unsupported("a temporary object", "Use an ordinary table and delete its rows.")
+}
+
 fn unsupported(action: &Action<'_>) -> SqlError {
     match action.code {
         ffi::SQLITE_CREATE_TEMP_TABLE
@@ -164,9 +179,7 @@ fn unsupported(action: &Action<'_>) -> SqlError {
         | ffi::SQLITE_DROP_TEMP_TABLE
         | ffi::SQLITE_DROP_TEMP_INDEX
         | ffi::SQLITE_DROP_TEMP_TRIGGER
-        | ffi::SQLITE_DROP_TEMP_VIEW => {
-            SqlError::unsupported("a temporary object", "Use an ordinary table and delete its rows.")
-        }
+        | ffi::SQLITE_DROP_TEMP_VIEW => temporary(),
         ffi::SQLITE_CREATE_VTABLE | ffi::SQLITE_DROP_VTABLE => {
             SqlError::unsupported("a virtual table", "Use an ordinary table.")
         }

@@ -156,7 +156,7 @@ unsafe extern "C" fn authorize(
     code: c_int,
     first: *const c_char,
     second: *const c_char,
-    _database: *const c_char,
+    database: *const c_char,
     _inner: *const c_char,
 ) -> c_int {
     // SAFETY: the caller's duty.
@@ -165,7 +165,9 @@ unsafe extern "C" fn authorize(
     let first = unsafe { text(first) };
     // SAFETY: the caller's duty.
     let second = unsafe { text(second) };
-    let allowed = watch.authorizer.allows(&Action { code, first, second });
+    // SAFETY: the caller's duty.
+    let database = unsafe { text(database) };
+    let allowed = watch.authorizer.allows(&Action { code, first, second, database });
     if allowed { ffi::SQLITE_OK } else { ffi::SQLITE_DENY }
 }
 
