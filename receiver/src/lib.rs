@@ -1,6 +1,7 @@
 //! All that a standby adds to a serving node.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod clone;
 pub mod demo;
 pub mod walreceiver;

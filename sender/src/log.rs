@@ -6,7 +6,7 @@
 //!
 //! Events are `tracing`'s; its levels stand for PostgreSQL's: ERROR, WARN = WARNING, INFO = LOG, DEBUG = DEBUG1,
 //! TRACE = DEBUG2. FATAL and PANIC are errors with a field `severity`. Each event is one write(2), so lines of several
-//! processes don't mix. A detail or hint is further lines of the message.
+//! processes don't mix. A detail or hint is further lines of the message; a hint may also come as a field `hint`.
 //!
 //! Follows PostgreSQL 15 src/backend/utils/error/elog.c with log_line_prefix '%m [%p] '.
 
@@ -26,6 +26,7 @@ struct PostgresFormat;
 struct Line {
     severity: Option<String>,
     message: String,
+    hint: Option<String>,
 }
 
 impl Visit for Line {
@@ -33,6 +34,7 @@ impl Visit for Line {
         match field.name() {
             "message" => self.message = format!("{value:?}"),
             "severity" => self.severity = Some(format!("{value:?}")),
+            "hint" => self.hint = Some(format!("{value:?}")),
             name => self.message.push_str(&format!(" {name}={value:?}")),
         }
     }
@@ -41,6 +43,7 @@ impl Visit for Line {
         match field.name() {
             "message" => self.message = value.to_owned(),
             "severity" => self.severity = Some(value.to_owned()),
+            "hint" => self.hint = Some(value.to_owned()),
             name => self.message.push_str(&format!(" {name}={value}")),
         }
     }
@@ -74,7 +77,12 @@ where
         // "2026-11-21 02:25:23.123456+00": the log shows milliseconds.
         let millis = now.get(..23).unwrap_or(&now);
         // A multi-line message continues behind a tab, as PostgreSQL's log does.
-        let message = line.message.replace('\n', "\n\t");
+        let mut message = line.message;
+        if let Some(hint) = line.hint {
+            message.push_str("\nHINT:  ");
+            message.push_str(&hint);
+        }
+        let message = message.replace('\n', "\n\t");
         writeln!(writer, "{millis} UTC [{}] {severity}:  {message}", sys::process::current_pid())
     }
 }

@@ -44,14 +44,15 @@ pub struct WalBuffers {
 }
 
 impl WalBuffers {
-    /// Bytes of shared memory for a ring of `pages` pages.
-    pub fn shmem_size(pages: usize) -> usize {
-        pages * PAGE_SIZE + size_of::<RingCtl>()
+    /// Bytes of shared memory for a ring of `bytes` bytes.
+    pub fn shmem_size(bytes: usize) -> usize {
+        bytes + size_of::<RingCtl>()
     }
 
-    /// Takes the ring's memory; before fork.
-    pub fn create(shmem: &mut Shmem, pages: usize) -> WalBuffers {
-        WalBuffers { ctl: shmem.alloc::<RingCtl>(), bytes: shmem.alloc_bytes(pages * PAGE_SIZE) }
+    /// Takes the ring's memory, `bytes` (whole pages); before fork.
+    pub fn create(shmem: &mut Shmem, bytes: usize) -> WalBuffers {
+        assert_eq!(bytes % PAGE_SIZE, 0, "the ring holds whole pages");
+        WalBuffers { ctl: shmem.alloc::<RingCtl>(), bytes: shmem.alloc_bytes(bytes) }
     }
 
     /// Bytes in the ring.
@@ -149,8 +150,9 @@ mod tests {
     use super::*;
 
     fn ring(pages: usize) -> WalBuffers {
-        let mut shmem = Shmem::create(WalBuffers::shmem_size(pages) + 4096).unwrap();
-        WalBuffers::create(&mut shmem, pages)
+        let bytes = pages * PAGE_SIZE;
+        let mut shmem = Shmem::create(WalBuffers::shmem_size(bytes) + 4096).unwrap();
+        WalBuffers::create(&mut shmem, bytes)
     }
 
     #[test]

@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(settings.wal_writer_delay, Duration::from_millis(50));
         assert!(settings.log_replication_commands);
         assert_eq!(settings.port, 0);
-        assert_eq!(settings.wal_buffers, 16 << 20);
+        assert_eq!(settings.wal_buffers, 4 << 20);
         let number = SettingNumber::find("wal_writer_delay").unwrap();
         assert_eq!(settings.source(number).name(), "configuration file");
     }

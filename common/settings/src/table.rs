@@ -299,7 +299,7 @@ table! {
     }
     WAL {
         /// Sets the number of disk-page buffers in shared memory for WAL.
-        wal_buffers: usize = in_unit(Unit::Pages, 16, 262_143), Value::Int(2048), Postmaster;
+        wal_buffers: usize = in_unit(Unit::Pages, 16, 262_143), Value::Int(512), Postmaster;
         /// Time between WAL flushes performed in the WAL writer.
         wal_writer_delay: Duration = in_unit(Unit::Milliseconds, 1, 10_000), Value::Int(200), Sighup;
         /// Amount of WAL written out by WAL writer that triggers a flush.

@@ -1,2 +1,6 @@
-//! A placeholder until the crate behind it stands.
-fn main() {}
+//! The binary `standby`; see [`receiver::cli`].
+
+fn main() -> std::process::ExitCode {
+    let status = receiver::cli::standby_main(std::env::args_os().collect());
+    std::process::ExitCode::from(u8::try_from(status).unwrap_or(1))
+}

@@ -59,7 +59,8 @@ impl UpstreamSystem {
 /// # Errors
 /// It is none.
 pub fn identify_system(results: &[QueryResult]) -> Result<UpstreamSystem, UpstreamError> {
-    let invalid = |detail: String| UpstreamError(format!("invalid response from primary server\nDETAIL:  {detail}"));
+    let invalid =
+        |detail: String| UpstreamError(format!("invalid response from primary server\nDETAIL:  {detail}"));
     let rows: Vec<_> = results.iter().flat_map(|result| &result.rows).collect();
     let fields = rows.first().map_or(0, |row| row.len());
     if rows.len() != 1 || fields < 3 {
@@ -69,7 +70,8 @@ pub fn identify_system(results: &[QueryResult]) -> Result<UpstreamSystem, Upstre
         )));
     }
     let text = |index: usize| rows[0][index].as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-    let wrong = |what: &str, value: &str| invalid(format!("Could not identify system: the {what} is \"{value}\"."));
+    let wrong =
+        |what: &str, value: &str| invalid(format!("Could not identify system: the {what} is \"{value}\"."));
     Ok(UpstreamSystem {
         system_identifier: text(0).parse().map_err(|_| wrong("identifier", &text(0)))?,
         timeline: text(1).parse().map_err(|_| wrong("timeline", &text(1)))?,
