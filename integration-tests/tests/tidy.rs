@@ -12,8 +12,8 @@ const UNSAFE: [&str; 3] = ["common/sys/src/", "common/ipc/src/shmem", "common/en
 /// Names that say nothing about what is in a file.
 const EMPTY_NAMES: [&str; 8] = ["util", "utils", "helper", "helpers", "misc", "common", "types_", "prelude"];
 
-/// Longest line of code and of comment.
-const WIDTH: usize = 120;
+/// Longest line. rustfmt holds code to less; a text in quotes may be longer, since cutting it up helps nobody.
+const WIDTH: usize = 130;
 
 /// Most lines of a file. A file of tests or of a table may be long; a longer one of code is cut up.
 const LINES: usize = 800;
@@ -50,8 +50,10 @@ fn report(complaints: &[String]) {
 
 #[test]
 fn every_file_begins_with_what_it_is() {
-    let bad = |text: &str| !text.starts_with("//! ");
-    report(&sources().iter().filter(|(_, text)| bad(text)).map(|(name, _)| name.clone()).collect::<Vec<_>>());
+    // The tests of a module in a file of their own have the header of that module.
+    let bad = |name: &str, text: &str| !text.starts_with("//! ") && !name.ends_with("/tests.rs");
+    let names = sources().into_iter().filter(|(name, text)| bad(name, text)).map(|(name, _)| name);
+    report(&names.collect::<Vec<_>>());
 }
 
 #[test]
@@ -93,7 +95,8 @@ fn lines_and_files_are_short_enough_to_read() {
     for (name, text) in sources() {
         for (number, line) in text.lines().enumerate() {
             let wide = line.chars().count() > WIDTH;
-            if wide && !line.contains("http") && !line.trim_start().starts_with(['"', 'r']) {
+            // Tests hold texts of others as they came.
+            if wide && !name.contains("/tests") && !line.contains("http") && !line.contains('"') {
                 complaints.push(format!("{name}:{}: {} characters", number + 1, line.chars().count()));
             }
             if line.ends_with(char::is_whitespace) || line.contains('\t') {
