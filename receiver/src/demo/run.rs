@@ -71,10 +71,15 @@ struct Run<'a> {
     set: WaitEventSet,
     clients: Vec<Client>,
     workload: &'a mut Workload,
-    /// When no new statement goes out any more.
+    view: &'a mut View,
+    /// Where the view's connections are in the set, in its order.
+    view_positions: Vec<Position>,
+    limit: Option<Duration>,
+    start: MonoTime,
+    /// No new statement goes out any more.
     over: bool,
     ran: Ran,
-    since_tick: Latencies,
+    since_view: Latencies,
     last_answer: MonoTime,
 }
 
@@ -89,22 +94,22 @@ pub(super) fn run(
     signal::block_all();
     let signals = SignalFd::new(SignalSet::of(&[Signal::Int, Signal::Term]));
     let signals = signals.map_err(Failure::io("open a signalfd"))?;
-    let mut run = Run::new(cluster, workload)?;
-    let start = clock::now();
-    let mut tick = start.saturating_add(TICK);
+    let mut run = Run::new(cluster, workload, view, limit)?;
+    let mut tick = run.start.saturating_add(TICK);
     let mut occurred = Vec::new();
     for number in 0..run.clients.len() {
         run.send_next(number)?;
     }
-    while run.clients.iter().any(|client| client.under_way.is_some()) {
+    while run.is_busy() {
         let timeout = tick.saturating_since(clock::now());
         run.set.wait(Some(timeout), WaitEvent::ClientRead, &mut occurred).map_err(Failure::io("wait"))?;
         for event in &occurred {
-            let number = run.clients.iter().position(|client| client.position == event.position);
-            run.serve(number.expect("every event belongs to a client"))?;
+            run.serve_event(event.position, out)?;
         }
         let now = clock::now();
-        run.ran.elapsed = now.saturating_since(start);
+        if run.clients.iter().any(|client| client.under_way.is_some()) {
+            run.ran.elapsed = now.saturating_since(run.start);
+        }
         run.over |= limit.is_some_and(|limit| run.ran.elapsed >= limit);
         if now >= tick {
             tick = now.saturating_add(TICK);
@@ -112,41 +117,67 @@ pub(super) fn run(
                 run.ran.interrupted = true;
                 run.over = true;
             }
-            run.show(limit, view, out)?;
+            run.look(now, out)?;
         }
         if now.saturating_since(run.last_answer) > DEADLINE {
             return Err(Failure::new(format!("no answer to any client for {} s", DEADLINE.as_secs())));
         }
     }
-    run.show(limit, view, out)?;
     Ok(run.ran)
 }
 
 impl<'a> Run<'a> {
-    fn new(cluster: &Cluster, workload: &'a mut Workload) -> Result<Run<'a>, Failure> {
+    fn new(
+        cluster: &Cluster,
+        workload: &'a mut Workload,
+        view: &'a mut View,
+        limit: Option<Duration>,
+    ) -> Result<Run<'a>, Failure> {
         let count = workload.clients();
         let failed = || Failure::io("watch a connection");
-        let mut set = WaitEventSet::without_process(count).map_err(failed())?;
+        let mut set = WaitEventSet::without_process(count + cluster.nodes().count()).map_err(failed())?;
         let mut clients = Vec::new();
         for _ in 0..count {
             let connection = Connection::open(cluster.primary())?;
             let position = set.add_socket(&connection, connection.interest()).map_err(failed())?;
             clients.push(Client { connection, position, under_way: None });
         }
+        let mut view_positions = Vec::new();
+        for connection in view.connections() {
+            view_positions.push(set.add_socket(connection, connection.interest()).map_err(failed())?);
+        }
+        let ran =
+            Ran { elapsed: Duration::ZERO, latencies: Latencies::new(), interrupted: false, error: None };
+        let start = clock::now();
+        let since_view = Latencies::new();
         Ok(Run {
             set,
             clients,
             workload,
+            view,
+            view_positions,
+            limit,
+            start,
             over: false,
-            ran: Ran {
-                elapsed: Duration::ZERO,
-                latencies: Latencies::new(),
-                interrupted: false,
-                error: None,
-            },
-            since_tick: Latencies::new(),
-            last_answer: clock::now(),
+            ran,
+            since_view,
+            last_answer: start,
         })
+    }
+
+    /// Whether an answer is awaited.
+    fn is_busy(&self) -> bool {
+        self.view.is_under_way() || self.clients.iter().any(|client| client.under_way.is_some())
+    }
+
+    fn serve_event(&mut self, position: Position, out: &mut impl Write) -> Result<(), Failure> {
+        if let Some(number) = self.clients.iter().position(|client| client.position == position) {
+            return self.serve(number);
+        }
+        let number = self.view_positions.iter().position(|of_view| *of_view == position);
+        let number = number.expect("what is no client's is the view's");
+        self.view.serve(number, out)?;
+        self.watch_view()
     }
 
     /// Sends the client's next statement, if there is one.
@@ -178,30 +209,39 @@ impl<'a> Run<'a> {
         }
         let latency = self.last_answer.saturating_since(at);
         self.ran.latencies.add(latency);
-        self.since_tick.add(latency);
+        self.since_view.add(latency);
         self.workload.acknowledge(number, sent);
         self.send_next(number)
     }
 
-    fn show(
-        &mut self,
-        limit: Option<Duration>,
-        view: &mut View,
-        out: &mut impl Write,
-    ) -> Result<(), Failure> {
-        let by_time = limit.map(|limit| {
-            (self.ran.elapsed.as_millis() * 100).checked_div(limit.as_millis()).unwrap_or(100).min(100)
+    /// Asks for the next view, if it is time.
+    fn look(&mut self, now: MonoTime, out: &mut impl Write) -> Result<(), Failure> {
+        if !self.view.is_due(now) {
+            return Ok(());
+        }
+        let by_time = self.limit.map(|limit| {
+            let percent = (self.ran.elapsed.as_millis() * 100).checked_div(limit.as_millis()).unwrap_or(100);
+            u64::try_from(percent.min(100)).expect("at most 100")
         });
-        let percent = self.workload.percent().or(by_time.and_then(|percent| u64::try_from(percent).ok()));
         let progress = Progress {
-            percent: percent.unwrap_or(0),
+            percent: self.workload.percent().or(by_time).unwrap_or(0),
             elapsed: self.ran.elapsed,
             commits: self.ran.latencies.total(),
-            p50: self.since_tick.percentile(50),
-            p99: self.since_tick.percentile(99),
+            p50: self.since_view.percentile(50),
+            p99: self.since_view.percentile(99),
         };
-        if view.show(&progress, out)? {
-            self.since_tick.clear();
+        self.since_view.clear();
+        self.view.ask(now, &progress);
+        for number in 0..self.view_positions.len() {
+            self.view.serve(number, out)?;
+        }
+        self.watch_view()
+    }
+
+    fn watch_view(&mut self) -> Result<(), Failure> {
+        for (position, connection) in self.view_positions.iter().zip(self.view.connections()) {
+            let failed = Failure::io("watch a connection");
+            self.set.modify(*position, connection.interest()).map_err(failed)?;
         }
         Ok(())
     }
