@@ -104,10 +104,12 @@ fn decide(mode: Mode, action: &Action<'_>) -> Result<(), SqlError> {
         ffi::SQLITE_FUNCTION => function(action.second),
         ffi::SQLITE_READ => not_ours(action.first),
         ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => row_change(mode, action),
-        ffi::SQLITE_CREATE_TABLE | ffi::SQLITE_CREATE_VIEW | ffi::SQLITE_DROP_VIEW | ffi::SQLITE_REINDEX => {
-            schema_change(mode, "")
-        }
-        ffi::SQLITE_DROP_TABLE | ffi::SQLITE_ANALYZE => schema_change(mode, action.first),
+        ffi::SQLITE_CREATE_TABLE
+        | ffi::SQLITE_CREATE_VIEW
+        | ffi::SQLITE_DROP_VIEW
+        | ffi::SQLITE_REINDEX
+        | ffi::SQLITE_ANALYZE => schema_change(mode, ""),
+        ffi::SQLITE_DROP_TABLE => schema_change(mode, action.first),
         ffi::SQLITE_CREATE_INDEX
         | ffi::SQLITE_DROP_INDEX
         | ffi::SQLITE_CREATE_TRIGGER

@@ -98,7 +98,7 @@ impl Reader {
 }
 
 fn mode_of(sql: &str) -> Result<Mode, SqlError> {
-    match sql::kind_of(sql)? {
+    match sql::executable(sql)?.0 {
         Kind::Read => Ok(Mode::Read),
         Kind::Explain => Ok(Mode::Explain),
         other => Err(SqlError::read_only(other.tag().verb())),

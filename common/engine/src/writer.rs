@@ -381,7 +381,7 @@ impl Writer {
 
     /// Runs one statement; returns the rows that it affected.
     fn execute_statement(&mut self, sql: &str, sink: &mut dyn RowSink) -> Result<u64, SqlError> {
-        let kind = sql::kind_of(sql)?;
+        let (kind, sql) = sql::executable(sql)?;
         let mode = match &kind {
             Kind::Read => Mode::Read,
             Kind::Explain => Mode::Explain,
@@ -393,7 +393,7 @@ impl Writer {
             }
         };
         let version_before = if mode == Mode::Ddl { self.schema_version()? } else { 0 };
-        let mut statement = run::prepare(&self.db, sql, mode)?;
+        let mut statement = run::prepare(&self.db, &sql, mode)?;
         let delivered = run::deliver(&self.db, &mut statement, mode, sink)?;
         drop(statement);
         if !self.transaction_open() {
@@ -404,7 +404,7 @@ impl Writer {
             _ => delivered,
         };
         if mode == Mode::Ddl {
-            self.log_ddl(sql, version_before)?;
+            self.log_ddl(&sql, version_before)?;
         }
         sink.complete(kind.tag().with_rows(rows))?;
         Ok(if mode == Mode::Write { rows } else { 0 })

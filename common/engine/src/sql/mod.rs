@@ -181,11 +181,16 @@ pub fn parse(query: &str) -> Result<Vec<Statement<'_>>, SqlError> {
 /// Most statements that one simple query may have.
 pub const STATEMENTS_MAX: usize = 10_000;
 
-/// What kind one statement is, for the writer, which trusts no session's word for it.
-pub(crate) fn kind_of(sql: &str) -> Result<Kind, SqlError> {
+/// What kind one statement is and the text that SQLite runs, for those who execute it: they trust nobody's word for it.
+pub(crate) fn executable(sql: &str) -> Result<(Kind, Cow<'_, str>), SqlError> {
     let tokens = lexer::lex(sql)?;
-    match split::statements(sql, &tokens)[..] {
-        [tokens] => classify::classify(tokens, sql),
-        _ => Err(SqlError::new(SqlState::SYNTAX_ERROR, "not exactly one statement")),
-    }
+    let [tokens] = split::statements(sql, &tokens)[..] else {
+        return Err(SqlError::new(SqlState::SYNTAX_ERROR, "not exactly one statement"));
+    };
+    let kind = classify::classify(tokens, sql)?;
+    let text = match tokens[0].is_word(sql, "truncate") {
+        true => Cow::Owned(rewrite::truncate(sql, tokens)?),
+        false => Cow::Borrowed(sql),
+    };
+    Ok((kind, text))
 }

@@ -7,7 +7,7 @@
 //! | `E'a\n'`, `$$a$$` | an ordinary string |
 //! | `pg_catalog.f()`, `public.t` | without the schema |
 //! | `current_user` | `current_user()` |
-//! | `TRUNCATE a` | `DELETE FROM a` |
+//! | `TRUNCATE a` | `DELETE FROM a`, by the writer itself ([`truncate`]): the tag is another |
 //! | `EXPLAIN x` | `EXPLAIN QUERY PLAN x` |
 //! | `TABLE t` | `SELECT * FROM t` |
 //! | a comment | a space: PostgreSQL's nest, SQLite's don't |
@@ -33,6 +33,17 @@ pub(crate) fn rewrite<'a>(query: &'a str, tokens: &[Token], kind: &Kind) -> Resu
     Ok(rewriter.text())
 }
 
+/// `TRUNCATE [TABLE] [ONLY] a` as SQLite can run it.
+pub(crate) fn truncate(query: &str, tokens: &[Token]) -> Result<String, SqlError> {
+    let named = tokens.iter().skip(1).skip_while(|t| t.is_word(query, "table") || t.is_word(query, "only"));
+    let mut named = named.peekable();
+    let Some(first) = named.peek().copied() else { return Err(SqlError::syntax("TRUNCATE").at(0)) };
+    if named.any(|token| token.is_sign(query, ",")) {
+        return Err(SqlError::unsupported("TRUNCATE of several tables", "Use one TRUNCATE for each."));
+    }
+    Ok(format!("DELETE FROM {}", &query[first.start..tokens[tokens.len() - 1].end]))
+}
+
 fn needs_rewriting(query: &str, tokens: &[Token]) -> bool {
     let text = &query[tokens[0].start..tokens[tokens.len() - 1].end];
     if text.contains("--") || text.contains("/*") {
@@ -42,8 +53,7 @@ fn needs_rewriting(query: &str, tokens: &[Token]) -> bool {
         TokenKind::Cast | TokenKind::EscapeText | TokenKind::DollarText => true,
         TokenKind::Word => {
             let word = token.text(query);
-            at == 0
-                && ["truncate", "explain", "table", "analyse"].iter().any(|w| w.eq_ignore_ascii_case(word))
+            at == 0 && ["explain", "table", "analyse"].iter().any(|w| w.eq_ignore_ascii_case(word))
                 || is_schema(word)
                 || word.eq_ignore_ascii_case("cast")
                 || keywords::is_called_bare(word)
@@ -108,18 +118,6 @@ impl<'a> Rewriter<'a, '_> {
         } else if self.peek_is(0, "table") {
             self.at = 1;
             self.push_own("SELECT * FROM", PieceKind::Other);
-        } else if self.peek_is(0, "truncate") {
-            self.at = 1;
-            while self.peek_is(0, "table") || self.peek_is(0, "only") {
-                self.at += 1;
-            }
-            if self.tokens[self.at..].iter().any(|token| token.is_sign(self.query, ",")) {
-                return Err(SqlError::unsupported(
-                    "TRUNCATE of several tables",
-                    "Use one TRUNCATE for each.",
-                ));
-            }
-            self.push_own("DELETE FROM", PieceKind::Other);
         }
         Ok(())
     }
@@ -496,7 +494,7 @@ mod tests {
             ("SELECT $q$it's$q$", "SELECT 'it''s'"),
             ("SELECT pg_catalog.version(), public.kv.a FROM public.kv", "SELECT version(), kv.a FROM kv"),
             ("SELECT current_user, u.current_user", "SELECT current_user() , u.current_user"),
-            ("TRUNCATE TABLE kv", "DELETE FROM kv"),
+            ("TRUNCATE TABLE kv", "TRUNCATE TABLE kv"),
             ("EXPLAIN SELECT 1", "EXPLAIN QUERY PLAN SELECT 1"),
             ("TABLE kv", "SELECT * FROM kv"),
             ("SELECT 1 -- ;\n- -1/* x /* ' */ */", "SELECT 1 - -1"),
