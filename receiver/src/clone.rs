@@ -25,8 +25,8 @@ use crate::walreceiver::upstream::{UpstreamSystem, identify_system, start_comman
 
 /// The name under which the upstream sees the connection.
 const APPLICATION_NAME: &str = "standby clone";
-/// How long the upstream may take to send the first piece of its log.
-const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the upstream may be silent.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why there is no clone. The text names what failed and, where that can be told, what to do.
 #[derive(Debug)]
@@ -61,8 +61,9 @@ pub fn clone(directory: &Path, from: &str) -> Result<Cloned, CloneError> {
     // Also checked when it is made; here so that nobody waits for an answer that can't be used.
     data.check_empty().map_err(|error| CloneError(error.0))?;
     let kind = SessionKind::PhysicalReplication;
-    let mut upstream = ServerConnection::connect(None, &conninfo, kind, APPLICATION_NAME)
-        .map_err(|error| CloneError(error.to_string()))?;
+    let mut upstream =
+        ServerConnection::connect_within(None, &conninfo, kind, APPLICATION_NAME, Some(PATIENCE))
+            .map_err(|error| CloneError(error.to_string()))?;
     let cloned = examine(&mut upstream)?;
     upstream.close();
 
@@ -124,7 +125,7 @@ fn check_log_is_whole(
     if upstream.start_streaming(&command).map_err(failed)? != StreamStart::Streaming {
         return Err(CloneError("the upstream's timeline ended before it began".to_owned()));
     }
-    let deadline = clock::now().saturating_add(FIRST_MESSAGE_TIMEOUT);
+    let deadline = clock::now().saturating_add(PATIENCE);
     // The first message, whatever it is, tells that the log is there.
     while upstream.receive().map_err(failed)?.is_none() {
         let left = deadline.saturating_since(clock::now());

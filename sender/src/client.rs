@@ -131,6 +131,8 @@ pub struct ServerConnection {
     stream: StreamState,
     /// Of the message decoded last, to name it.
     tag: u8,
+    /// How long the server may be silent while it owes an answer; `None` is for ever.
+    answer_timeout: Option<Duration>,
 }
 
 impl ServerConnection {
@@ -145,6 +147,22 @@ impl ServerConnection {
         kind: SessionKind,
         application_name: &str,
     ) -> Result<ServerConnection, ClientError> {
+        Self::connect_within(me, conninfo, kind, application_name, None)
+    }
+
+    /// As [`ServerConnection::connect`], for who must not hang on a server that is stopped or cut off: each attempt
+    /// without a `connect_timeout` of its own, and later each silence while the server owes an answer, ends after
+    /// `patience`.
+    ///
+    /// # Errors
+    /// As [`ServerConnection::connect`].
+    pub fn connect_within(
+        me: Option<Me>,
+        conninfo: &Conninfo,
+        kind: SessionKind,
+        application_name: &str,
+        patience: Option<Duration>,
+    ) -> Result<ServerConnection, ClientError> {
         let mut failures = Vec::new();
         for target in conninfo.targets() {
             let endpoints = match target::endpoints(target) {
@@ -155,10 +173,11 @@ impl ServerConnection {
                 }
             };
             for endpoint in endpoints {
-                let deadline = conninfo.connect_timeout().map(|timeout| clock::now().saturating_add(timeout));
+                let timeout = conninfo.connect_timeout().or(patience);
+                let deadline = timeout.map(|timeout| clock::now().saturating_add(timeout));
                 let parameters = target::startup_parameters(conninfo, kind, application_name);
                 match Self::connect_to(me, target, &endpoint, deadline, conninfo.password(), &parameters) {
-                    Ok(connection) => return Ok(connection),
+                    Ok(connection) => return Ok(ServerConnection { answer_timeout: patience, ..connection }),
                     Err(ClientError::Interrupted) => return Err(ClientError::Interrupted),
                     Err(error) => {
                         failures.push(format!("{} failed: {error}", target::describe(target, &endpoint)))
@@ -185,6 +204,7 @@ impl ServerConnection {
             parameters: BTreeMap::new(),
             stream: StreamState::None,
             tag: 0,
+            answer_timeout: None,
         };
         connection.sleep(SocketEvents::CONNECTED, deadline, WaitEvent::WalReceiverConnect)?;
         connection.socket.stream().take_error().map_err(lost)?;
@@ -268,7 +288,7 @@ impl ServerConnection {
         let mut current = QueryResult::default();
         let (mut failure, mut size) = (None, 0);
         loop {
-            if let Err(error) = self.await_message(None, WaitEvent::WalReceiverReceive) {
+            if let Err(error) = self.await_answer() {
                 // A server that closes after an error has said all that there is to say.
                 return Err(failure.filter(|_| error != ClientError::Interrupted).unwrap_or(error));
             }
@@ -353,7 +373,7 @@ impl ServerConnection {
             client::copy_done(self.socket.output());
         }
         while self.stream == StreamState::Open {
-            self.await_message(None, WaitEvent::WalReceiverReceive)?;
+            self.await_answer()?;
             self.receive()?;
         }
         self.stream = StreamState::None;
@@ -402,6 +422,11 @@ impl ServerConnection {
         client::terminate(self.socket.output());
         // Whoever is gone already needs no goodbye.
         let _ = self.socket.send_available();
+    }
+
+    fn await_answer(&mut self) -> Result<(), ClientError> {
+        let deadline = self.answer_timeout.map(|timeout| clock::now().saturating_add(timeout));
+        self.await_message(deadline, WaitEvent::WalReceiverReceive)
     }
 
     /// Waits until a whole message is there. Sends what is queued meanwhile.

@@ -126,7 +126,10 @@ fn run(node: &'static Node, me: Me) -> Result<Never, End> {
         "" => "walreceiver",
         name => name,
     };
-    let mut upstream = ServerConnection::connect(Some(me), &conninfo, SessionKind::PhysicalReplication, name)
+    // A server that is stopped or cut off must not hold this process for longer than one that falls silent later.
+    let patience = node.settings.wal_receiver_timeout;
+    let kind = SessionKind::PhysicalReplication;
+    let mut upstream = ServerConnection::connect_within(Some(me), &conninfo, kind, name, patience)
         .map_err(End::of_connection("could not connect to the primary server"))?;
     shared.sender_host.set(&upstream.target().host);
     shared.sender_port.store(i32::from(upstream.target().port), Ordering::Relaxed);

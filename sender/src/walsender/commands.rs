@@ -139,7 +139,7 @@ mod tests {
         let mut out = Vec::new();
         identify_system(&mut out, 7_000_000_000_000_000_001, TimelineId(1), Lsn(0x100_0028)).unwrap();
         let row = [
-            b"D\0\0\0\x38\0\x04\0\0\0\x137000000000000000001\0\0\0\x011\0\0\0\x090/1000028".as_slice(),
+            b"D\0\0\0\x33\0\x04\0\0\0\x137000000000000000001\0\0\0\x011\0\0\0\x090/1000028".as_slice(),
             b"\xff\xff\xff\xff",
         ]
         .concat();
