@@ -103,7 +103,7 @@ fn serve(node: &'static Node, me: Me, mut connection: Connection) -> Result<(), 
 
 /// Tells the client why it is left, if it can still be told, and the log.
 pub(crate) fn end_with(connection: &mut Connection, report: &ErrorResponse) {
-    fatal(&report.to_string());
+    fatal(&report.message);
     backend::error_response(connection.output(), report);
     // The connection ends anyhow.
     let _ = connection.flush();

@@ -23,6 +23,7 @@ use wire::error::ErrorResponse;
 
 use super::block::{self, Block};
 use super::{Session, now, setting_error};
+use crate::backend_status::{QUERY_BYTES, cut};
 use crate::connection::Connection;
 use crate::recovery_state::wait_applied;
 use crate::write_request::{put_columns, put_row};
@@ -67,6 +68,7 @@ impl Session {
                 if let Some(block) = &mut self.block {
                     block.failed = true;
                 }
+                log_statement_error(&error, query);
                 self.send_error(&error, position);
                 Ok(())
             }
@@ -413,6 +415,12 @@ impl RowSink for ClientRows<'_> {
     fn complete(&mut self, _: CommandTag) -> Result<(), SqlError> {
         Ok(())
     }
+}
+
+/// In the server log, as with PostgreSQL's log_min_error_statement = error.
+fn log_statement_error(error: &SqlError, query: &str) {
+    let detail = error.detail.as_ref().map(|detail| format!("\nDETAIL:  {detail}")).unwrap_or_default();
+    tracing::error!("{}{detail}\nSTATEMENT:  {}", error.message, cut(query, QUERY_BYTES));
 }
 
 fn is_transaction_command(kind: &Kind) -> bool {

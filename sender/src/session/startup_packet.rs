@@ -32,7 +32,7 @@ pub(super) fn read_startup(node: &'static Node, connection: &mut Connection) -> 
             ReceivedPacket::Interrupted => match connection.me() {
                 Some(me) if me.pending().contains(Interrupts::TERMINATE) => return Err(super::terminated()),
                 Some(me) => {
-                    me.take(Interrupts::QUERY_CANCEL | Interrupts::CONFIG_RELOAD);
+                    me.take(me.pending().without(Interrupts::TERMINATE));
                     continue;
                 }
                 None => continue,
