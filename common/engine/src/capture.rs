@@ -116,7 +116,7 @@ impl Capture {
         self.builder.item(item);
         self.builder.value_count(old + new);
         for &at in &key[..old] {
-            self.builder.value(change.old(shape.columns[at].number)?);
+            self.builder.value(change.before(shape.columns[at].number)?);
         }
         if new > 0 {
             self.new_row(shape, change)?;
@@ -126,7 +126,7 @@ impl Capture {
 
     fn new_row(&mut self, shape: &TableShape, change: &RowChange<'_>) -> Option<()> {
         for column in &shape.columns {
-            self.builder.value(change.new(column.number)?);
+            self.builder.value(change.after(column.number)?);
         }
         Some(())
     }

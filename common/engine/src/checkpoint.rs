@@ -4,8 +4,7 @@
 //! may start the log over ([`crate::Writer::checkpoint_restart`]). A passive checkpoint may sync nothing: who moves
 //! redo afterwards syncs the log itself.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::ffi;
@@ -32,7 +31,6 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The checkpointer's connection. Opened after the startup process has opened the tables.
 #[derive(Debug)]
 pub struct Checkpointer {
-    path: PathBuf,
     db: Db,
 }
 
@@ -43,22 +41,16 @@ impl Checkpointer {
             let db = Db::open(path, Access::ReadWrite, Watch::new())?;
             db.busy_timeout(BUSY_TIMEOUT);
             db.configure_safely()?;
-            db.execute("PRAGMA wal_autocheckpoint = 0")?;
             db.execute("PRAGMA synchronous = NORMAL")?;
             Ok(db)
         };
         let db = open().map_err(|raw| own_error(&raw))?;
-        Ok(Checkpointer { path: path.to_owned(), db })
+        Ok(Checkpointer { db })
     }
 
     /// Copies what no reader and no writer holds up.
     pub fn passive(&mut self) -> Result<CheckpointResult, SqlError> {
         checkpoint(&self.db, ffi::SQLITE_CHECKPOINT_PASSIVE)
-    }
-
-    /// Size of the tables' own log, bytes.
-    pub fn wal_size(&self) -> u64 {
-        wal_size(&self.path)
     }
 }
 
@@ -74,16 +66,4 @@ pub(crate) fn checkpoint(db: &Db, mode: std::ffi::c_int) -> Result<CheckpointRes
         checkpointed_frames: frames(done),
         busy: busy || done < log,
     })
-}
-
-/// The tables' own log beside their file.
-pub fn wal_path(tables: &Path) -> PathBuf {
-    let mut name = OsString::from(tables);
-    name.push("-wal");
-    PathBuf::from(name)
-}
-
-/// Its size; 0 while there is none.
-pub fn wal_size(tables: &Path) -> u64 {
-    std::fs::metadata(wal_path(tables)).map_or(0, |metadata| metadata.len())
 }

@@ -27,7 +27,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ use wal::lsn::Lsn;
 use crate::authorizer::Mode;
 use crate::catalog::SystemInfo;
 use crate::change::{ChangeRecord, HEADER_SIZE, Value};
-use crate::checkpoint::{CheckpointResult, checkpoint, wal_size};
+use crate::checkpoint::{CheckpointResult, checkpoint};
 use crate::control::Control;
 use crate::error::{SqlError, SqlState};
 use crate::error_map::{Phase, client_error, foreign_key_violation, own_error};
@@ -157,7 +157,8 @@ pub struct Writer {
     record_size_max: usize,
     value_size_max: usize,
     busy_timeout: Duration,
-    path: PathBuf,
+    /// Of the tables' file, bytes.
+    page_size: u64,
     db: Db,
 }
 
@@ -198,9 +199,7 @@ impl Writer {
         let db = Db::open(path, Access::ReadWrite, Watch::new())?;
         db.busy_timeout(options.busy_timeout);
         db.configure_safely()?;
-        for pragma in
-            ["journal_mode = WAL", "synchronous = NORMAL", "wal_autocheckpoint = 0", "cache_size = -65536"]
-        {
+        for pragma in ["journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536"] {
             db.execute(&format!("PRAGMA {pragma}"))?;
         }
         functions::register(&db, &options.system)?;
@@ -208,14 +207,8 @@ impl Writer {
             "CREATE TABLE IF NOT EXISTS {APPLIED_TABLE} (id INTEGER PRIMARY KEY CHECK (id = 1), lsn INTEGER NOT NULL)"
         ))?;
         db.execute(&format!("INSERT OR IGNORE INTO {APPLIED_TABLE} VALUES (1, 0)"))?;
-        let applied = {
-            let mut statement = db.prepare_own(&format!("SELECT lsn FROM {APPLIED_TABLE}"))?;
-            statement.step()?;
-            match statement.column(0) {
-                Value::Integer(lsn) => Lsn(lsn.cast_unsigned()),
-                _ => Lsn::INVALID,
-            }
-        };
+        let applied = integer(&db, &format!("SELECT lsn FROM {APPLIED_TABLE}"))?;
+        let page_size = integer(&db, "PRAGMA page_size")?;
         set_work(&db, Work::Put, options.value_size_max)?;
         Ok(Writer {
             own: OwnStatements::prepare(&db)?,
@@ -225,11 +218,11 @@ impl Writer {
             kept: Kept::default(),
             savepoint: Savepoint::Gone,
             work: Work::Put,
-            applied,
+            applied: Lsn(applied.cast_unsigned()),
             record_size_max: options.record_size_max,
             value_size_max: options.value_size_max,
             busy_timeout: options.busy_timeout,
-            path: path.to_owned(),
+            page_size: page_size.cast_unsigned(),
             db,
         })
     }
@@ -569,13 +562,29 @@ impl Writer {
         self.db.busy_timeout(Duration::ZERO);
         let result = checkpoint(&self.db, ffi::SQLITE_CHECKPOINT_RESTART);
         self.db.busy_timeout(self.busy_timeout);
+        if result.as_ref().is_ok_and(|result| !result.busy) {
+            self.db.watch().set_wal_frames(0);
+        }
         result
     }
 
-    /// Size of the tables' own log, bytes.
+    /// Bytes of the tables' own log that are in use as of the last commit. (The file stays as large as it ever was.)
     pub fn wal_size(&self) -> u64 {
-        wal_size(&self.path)
+        u64::from(self.db.watch().wal_frames()) * (self.page_size + WAL_FRAME_HEADER_SIZE)
     }
+}
+
+/// What precedes each page in SQLite's log.
+const WAL_FRAME_HEADER_SIZE: u64 = 24;
+
+/// The number that a query of ours gives; 0 for none.
+fn integer(db: &Db, sql: &str) -> Result<i64, RawError> {
+    let mut statement = db.prepare_own(sql)?;
+    statement.step()?;
+    Ok(match statement.column(0) {
+        Value::Integer(number) => number,
+        _ => 0,
+    })
 }
 
 /// Sets the connection for rows or for statements. What was prepared is prepared again by SQLite when it is used next.

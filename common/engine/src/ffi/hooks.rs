@@ -27,6 +27,8 @@ pub(crate) struct Watch {
     /// Points to the control of the statement that runs, see [`Db::controlled`].
     control: Cell<Option<*const dyn Control>>,
     interruption: Cell<Option<Interruption>>,
+    /// Frames of the tables' own log as of the last commit of this connection.
+    wal_frames: Cell<u32>,
     /// What a function of ours said; SQLite itself carries only a text.
     function_error: RefCell<Option<SqlError>>,
 }
@@ -44,6 +46,7 @@ impl Watch {
             capture: RefCell::new(Capture::new()),
             control: Cell::new(None),
             interruption: Cell::new(None),
+            wal_frames: Cell::new(0),
             function_error: RefCell::new(None),
         }
     }
@@ -56,6 +59,15 @@ impl Watch {
     /// The error of a function of ours that failed, if one did; forgets it.
     pub(crate) fn take_function_error(&self) -> Option<SqlError> {
         self.function_error.take()
+    }
+
+    pub(crate) fn wal_frames(&self) -> u32 {
+        self.wal_frames.get()
+    }
+
+    /// The log starts over.
+    pub(crate) fn set_wal_frames(&self, frames: u32) {
+        self.wal_frames.set(frames);
     }
 
     pub(super) fn set_function_error(&self, error: SqlError) {
@@ -93,6 +105,9 @@ impl Db {
         unsafe { ffi::sqlite3_set_authorizer(self.raw(), Some(authorize), watch) };
         // SAFETY: as above.
         unsafe { ffi::sqlite3_progress_handler(self.raw(), STEPS_BETWEEN_CHECKS, Some(progress), watch) };
+        // It takes the place of SQLite's automatic checkpoint.
+        // SAFETY: as above.
+        unsafe { ffi::sqlite3_wal_hook(self.raw(), Some(committed), watch) };
     }
 
     /// Lets SQLite tell of every row that changes. It also keeps SQLite from emptying tables in one go, so statements
@@ -126,7 +141,7 @@ pub(crate) enum Operation {
 
 impl RowChange<'_> {
     /// A column's value before; `None` when SQLite can't give it (out of memory).
-    pub(crate) fn old(&self, column: usize) -> Option<Value<'_>> {
+    pub(crate) fn before(&self, column: usize) -> Option<Value<'_>> {
         let mut value = ptr::null_mut();
         // SAFETY: called inside the hook for this connection; a column that isn't there is reported.
         let code = unsafe { ffi::sqlite3_preupdate_old(self.db, column_index(column), &raw mut value) };
@@ -135,11 +150,11 @@ impl RowChange<'_> {
     }
 
     /// A column's value after, likewise.
-    pub(crate) fn new(&self, column: usize) -> Option<Value<'_>> {
+    pub(crate) fn after(&self, column: usize) -> Option<Value<'_>> {
         let mut value = ptr::null_mut();
-        // SAFETY: as for `old`.
+        // SAFETY: as for `before`.
         let code = unsafe { ffi::sqlite3_preupdate_new(self.db, column_index(column), &raw mut value) };
-        // SAFETY: as for `old`.
+        // SAFETY: as for `before`.
         (code == ffi::SQLITE_OK && !value.is_null()).then(|| unsafe { statement::value_of(value) })
     }
 }
@@ -189,6 +204,20 @@ unsafe extern "C" fn progress(data: *mut c_void) -> c_int {
         }
         None => 0,
     }
+}
+
+/// # Safety
+/// - `data` is the watch that `install_hooks` gave.
+unsafe extern "C" fn committed(
+    data: *mut c_void,
+    _db: *mut ffi::sqlite3,
+    _database: *const c_char,
+    frames: c_int,
+) -> c_int {
+    // SAFETY: the caller's duty.
+    let watch = unsafe { &*data.cast::<Watch>() };
+    watch.wal_frames.set(u32::try_from(frames).unwrap_or(0));
+    ffi::SQLITE_OK
 }
 
 /// # Safety

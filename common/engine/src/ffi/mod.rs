@@ -26,6 +26,9 @@ use rusqlite::ffi;
 use self::hooks::Watch;
 use self::statement::Statement;
 
+const _: () =
+    assert!(ffi::SQLITE_VERSION_NUMBER >= 3_051_003, "older SQLite loses commits when its log starts over");
+
 /// What SQLite said when something failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RawError {
@@ -74,10 +77,6 @@ impl Drop for Connection {
 impl Db {
     /// Opens a file and hangs the watch into SQLite's hooks.
     pub(crate) fn open(path: &Path, access: Access, watch: Watch) -> Result<Db, RawError> {
-        assert!(
-            ffi::SQLITE_VERSION_NUMBER >= 3_051_003,
-            "older SQLite loses commits when its log starts over"
-        );
         let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| RawError {
             code: ffi::SQLITE_CANTOPEN,
             message: "path contains a zero byte".into(),
@@ -114,8 +113,10 @@ impl Db {
 
     /// The connection's last error; call it before anything else touches the connection.
     fn error(&self, code: c_int) -> RawError {
-        // SAFETY: the connection is open; the text is copied before the next call can change it.
-        let message = unsafe { text_of(ffi::sqlite3_errmsg(self.raw())) };
+        // SAFETY: the connection is open.
+        let message = unsafe { ffi::sqlite3_errmsg(self.raw()) };
+        // SAFETY: the text stays until the next call on this connection; it is copied before.
+        let message = unsafe { text_of(message) };
         // SAFETY: the connection is open.
         let extended = unsafe { ffi::sqlite3_extended_errcode(self.raw()) };
         // SAFETY: the connection is open.
