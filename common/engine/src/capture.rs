@@ -44,6 +44,7 @@ impl Capture {
     pub(crate) fn stop(&mut self) {
         self.on = false;
         self.builder.clear();
+        self.failure = None;
     }
 
     /// No more rows; gives the record, empty if nothing happened.

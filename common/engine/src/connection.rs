@@ -26,4 +26,10 @@ impl Db {
         self.limit(ffi::SQLITE_LIMIT_WORKER_THREADS, 0);
         Ok(())
     }
+
+    /// Lets the page cache have a quarter of the process' memory, at most 64 MiB: the rest is for sorting and values.
+    pub(crate) fn limit_cache(&self, memory_max: usize) -> Result<(), RawError> {
+        let kibibytes = (memory_max / 4 / 1024).min(64 * 1024);
+        self.execute(&format!("PRAGMA cache_size = -{kibibytes}"))
+    }
 }

@@ -3,6 +3,7 @@
 //! Each row has to fit: an insert finds its place empty, an update and a delete find their row. Anything else means that
 //! the tables are not those that the record was made from.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -19,7 +20,7 @@ use crate::writer::PutError;
 #[derive(Debug, Default)]
 pub(crate) struct Putter {
     shapes: Option<Rc<Shapes>>,
-    tables: HashMap<String, Rc<std::cell::RefCell<PutTable>>>,
+    tables: HashMap<String, Rc<RefCell<PutTable>>>,
 }
 
 #[derive(Debug)]
@@ -47,8 +48,8 @@ impl Putter {
     /// Puts all items of a record.
     pub(crate) fn put(&mut self, db: &Db, mut items: Items<'_>) -> Result<(), PutError> {
         let mut values = Vec::new();
-        let mut numbered: Vec<Rc<std::cell::RefCell<PutTable>>> = Vec::new();
-        let mut current: Option<Rc<std::cell::RefCell<PutTable>>> = None;
+        let mut numbered: Vec<Rc<RefCell<PutTable>>> = Vec::new();
+        let mut current: Option<Rc<RefCell<PutTable>>> = None;
         while let Some(item) =
             items.next(&mut values).map_err(|error| PutError::Malformed(error.to_string()))?
         {
@@ -79,7 +80,7 @@ impl Putter {
         Ok(())
     }
 
-    fn table(&mut self, db: &Db, name: &str) -> Result<Rc<std::cell::RefCell<PutTable>>, PutError> {
+    fn table(&mut self, db: &Db, name: &str) -> Result<Rc<RefCell<PutTable>>, PutError> {
         if let Some(table) = self.tables.get(name) {
             return Ok(Rc::clone(table));
         }
@@ -97,7 +98,7 @@ impl Putter {
             shapes.table(name).ok_or_else(|| PutError::Diverged { found: format!("no table \"{name}\"") })?;
         let table = PutTable::prepare(db, Rc::clone(shape))
             .map_err(|error| put_error(&error, || format!("preparing for table \"{name}\"")))?;
-        let table = Rc::new(std::cell::RefCell::new(table));
+        let table = Rc::new(RefCell::new(table));
         self.tables.insert(name.to_owned(), Rc::clone(&table));
         Ok(table)
     }

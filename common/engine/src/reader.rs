@@ -61,7 +61,7 @@ impl Reader {
             db.configure_safely()?;
             db.limit(ffi::SQLITE_LIMIT_LENGTH, options.value_size_max);
             db.execute("PRAGMA query_only = ON")?;
-            db.execute("PRAGMA cache_size = -16384")?;
+            db.limit_cache(options.memory_max)?;
             functions::register(&db, &options.system)?;
             Ok(Reader { db })
         };

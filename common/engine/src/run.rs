@@ -129,11 +129,19 @@ pub(crate) fn plan_column() -> Column {
 /// The columns of a statement, which stands on its first row if `on_row`.
 pub(crate) fn describe(statement: &Statement, on_row: bool) -> Vec<Column> {
     (0..statement.columns())
-        .map(|at| Column {
-            name: client_name(statement.column_name(at)),
-            ty: column_type(statement, at, on_row),
+        .map(|at| {
+            let name = statement.column_name(at);
+            if is_truth(&name) && statement.column_declared_type(at).is_none() {
+                return Column { name: "bool".into(), ty: Type::Bool };
+            }
+            Column { name: client_name(name), ty: column_type(statement, at, on_row) }
         })
         .collect()
+}
+
+/// Whether an expression is nothing but TRUE or FALSE.
+fn is_truth(name: &str) -> bool {
+    name.eq_ignore_ascii_case("true") || name.eq_ignore_ascii_case("false")
 }
 
 /// The declared type; else what a function of ours said of its value; else what the first value is.

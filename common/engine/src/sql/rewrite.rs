@@ -27,7 +27,11 @@ pub(crate) fn rewrite<'a>(query: &'a str, tokens: &[Token], kind: &Kind) -> Resu
     if !needs_rewriting(query, tokens) {
         return Ok((Cow::Borrowed(&query[start..end]), Vec::new()));
     }
-    let mut rewriter = Rewriter { query, tokens, at: 0, out: Vec::with_capacity(tokens.len() + 8) };
+    let casts = tokens.iter().filter(|t| t.kind == TokenKind::Cast || t.is_word(query, "cast")).count();
+    if casts > CASTS_MAX {
+        return Err(too_complex());
+    }
+    let mut rewriter = Rewriter { query, tokens, at: 0, depth: 0, out: Vec::with_capacity(tokens.len() + 8) };
     rewriter.head(kind)?;
     rewriter.rest(kind)?;
     Ok(rewriter.text())
@@ -66,6 +70,16 @@ fn is_schema(word: &str) -> bool {
     word.eq_ignore_ascii_case("pg_catalog") || word.eq_ignore_ascii_case("public")
 }
 
+/// Most casts in one statement: each looks back for its operand.
+const CASTS_MAX: usize = 10_000;
+
+/// Most CASTs inside of each other: each is a call of ours.
+const CAST_DEPTH_MAX: usize = 100;
+
+fn too_complex() -> SqlError {
+    SqlError::new(SqlState::STATEMENT_TOO_COMPLEX, "statement has too many casts")
+}
+
 /// A piece of the new text.
 struct Piece<'a> {
     text: Cow<'a, str>,
@@ -88,6 +102,8 @@ struct Rewriter<'a, 't> {
     query: &'a str,
     tokens: &'t [Token],
     at: usize,
+    /// CASTs around it.
+    depth: usize,
     out: Vec<Piece<'a>>,
 }
 
@@ -204,7 +220,11 @@ impl<'a> Rewriter<'a, '_> {
         let as_at = as_at.ok_or_else(|| self.unexpected(token))?;
         let tokens = self.tokens;
         let operand = tokens.get(self.at + 2..as_at).ok_or_else(|| self.unexpected(token))?;
-        let mut inner = Rewriter { query: self.query, tokens: operand, at: 0, out: Vec::new() };
+        if self.depth == CAST_DEPTH_MAX {
+            return Err(too_complex());
+        }
+        let depth = self.depth + 1;
+        let mut inner = Rewriter { query: self.query, tokens: operand, at: 0, depth, out: Vec::new() };
         inner.rest(&Kind::Read)?;
         self.at = as_at + 1;
         let target = self.type_name(token)?;
@@ -505,6 +525,15 @@ mod tests {
             ("SELECT CAST", "SELECT CAST"),
         ] {
             assert_eq!(rewritten(query), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn casts_without_end_are_refused() {
+        let nested = format!("SELECT {}1{}", "CAST(".repeat(5000), " AS int)".repeat(5000));
+        let chained = format!("SELECT 1{}", "::int".repeat(20_000));
+        for query in [nested, chained] {
+            assert!(rewritten(&query).starts_with("54001"));
         }
     }
 

@@ -1,7 +1,7 @@
 //! A directory with tables, and the short ways to write, put and read them.
 
 // Each test file uses its own part of this.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
