@@ -236,20 +236,20 @@ impl Checkpointer {
 
     /// Tells the walsenders that the end is near and waits until each is stopping or gone.
     fn stop_walsenders(&self) {
-        for slot in self.node.walsenders {
-            if let Some(number) = slot.owner() {
+        loop {
+            self.me.latch().reset();
+            let mut pending = false;
+            for slot in self.node.walsenders {
+                let Some(number) = slot.owner() else { continue };
+                if slot.state() == WalSndState::Stopping {
+                    continue;
+                }
+                pending = true;
+                // In every round: one may have begun since the last.
                 if let Some(address) = self.node.procs.address(number) {
                     self.node.procs.send_interrupt(address, Interrupts::WALSND_INIT_STOPPING);
                 }
             }
-        }
-        loop {
-            self.me.latch().reset();
-            let pending = self
-                .node
-                .walsenders
-                .iter()
-                .any(|slot| slot.owner().is_some() && slot.state() != WalSndState::Stopping);
             if !pending {
                 return;
             }

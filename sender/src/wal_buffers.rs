@@ -52,7 +52,10 @@ impl WalBuffers {
     /// Takes the ring's memory, `bytes` (whole pages); before fork.
     pub fn create(shmem: &mut Shmem, bytes: usize) -> WalBuffers {
         assert_eq!(bytes % PAGE_SIZE, 0, "the ring holds whole pages");
-        WalBuffers { ctl: shmem.alloc::<RingCtl>(), bytes: shmem.alloc_bytes(bytes) }
+        let ring = WalBuffers { ctl: shmem.alloc::<RingCtl>(), bytes: shmem.alloc_bytes(bytes) };
+        // Nothing is in it before `start_at`; on a standby nothing ever is.
+        ring.ctl.valid_from.store(u64::MAX, Ordering::Relaxed);
+        ring
     }
 
     /// Bytes in the ring.
