@@ -13,6 +13,7 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 
+use ipc::proc::ProcNumber;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
 use wal::lsn::Lsn;
@@ -35,6 +36,8 @@ ipc::shared_struct! {
         pub last_xact_time: AtomicI64,
         /// How many processes wait in `apply_waits`.
         pub waiters: AtomicU32,
+        /// 1 while the tables' disk is full: readers don't wait for what can't be committed now.
+        no_room: AtomicU32,
     }
 }
 
@@ -65,7 +68,19 @@ impl RecoveryCtl {
         for (index, waiting) in node.apply_waits.iter().enumerate() {
             let wanted = waiting.load(Ordering::Relaxed);
             if wanted != 0 && wanted <= lsn.0 {
-                node.procs.set_latch(ipc::proc::ProcNumber(index as u32));
+                node.procs.set_latch(ProcNumber(index as u32));
+            }
+        }
+    }
+
+    /// Publishes whether the tables' disk is full; readers that wait look again. The startup process only.
+    pub fn set_no_room(&self, node: &Node, no_room: bool) {
+        let before = self.no_room.swap(u32::from(no_room), Ordering::SeqCst);
+        if no_room && before == 0 {
+            for (number, waiting) in (0..).map(ProcNumber).zip(node.apply_waits) {
+                if waiting.load(Ordering::SeqCst) != 0 {
+                    node.procs.set_latch(number);
+                }
             }
         }
     }
@@ -76,11 +91,23 @@ impl RecoveryCtl {
     }
 }
 
-/// Waits until the tables hold everything below `lsn`; false when `stop` says that an interrupt wants attention.
-pub fn wait_applied(node: &Node, me: &Me, lsn: Lsn, mut stop: impl FnMut() -> bool) -> bool {
+/// How a wait for the tables ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Waited {
+    /// The tables are there.
+    Applied,
+    /// An interrupt wants attention.
+    Interrupted,
+    /// The tables' disk is full: they will be there when there is room.
+    NoRoom,
+}
+
+/// Waits until the tables hold everything below `lsn`, `stop` says that an interrupt wants attention, or there is no
+/// room for the tables.
+pub fn wait_applied(node: &Node, me: &Me, lsn: Lsn, mut stop: impl FnMut() -> bool) -> Waited {
     let control = node.recovery;
     if control.applied() >= lsn {
-        return true;
+        return Waited::Applied;
     }
     let waiting = &node.apply_waits[me.number().0 as usize];
     control.waiters.fetch_add(1, Ordering::SeqCst);
@@ -88,12 +115,15 @@ pub fn wait_applied(node: &Node, me: &Me, lsn: Lsn, mut stop: impl FnMut() -> bo
     fence(Ordering::SeqCst);
     // The startup process may be gathering a larger transaction, or asleep with this one open.
     node.wake_startup();
-    let reached = loop {
+    let waited = loop {
         if control.applied() >= lsn {
-            break true;
+            break Waited::Applied;
         }
         if stop() {
-            break false;
+            break Waited::Interrupted;
+        }
+        if control.no_room.load(Ordering::SeqCst) != 0 {
+            break Waited::NoRoom;
         }
         wait_latch(me, None, WaitEvent::TableApply);
         me.latch().reset();
@@ -101,5 +131,5 @@ pub fn wait_applied(node: &Node, me: &Me, lsn: Lsn, mut stop: impl FnMut() -> bo
     waiting.store(0, Ordering::SeqCst);
     control.waiters.fetch_sub(1, Ordering::SeqCst);
     me.latch().set();
-    reached
+    waited
 }

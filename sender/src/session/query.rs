@@ -25,7 +25,7 @@ use super::block::{self, Block};
 use super::{Session, now, setting_error};
 use crate::backend_status::{QUERY_BYTES, cut};
 use crate::connection::Connection;
-use crate::recovery_state::wait_applied;
+use crate::recovery_state::{Waited, wait_applied};
 use crate::write_request::{put_columns, put_row};
 
 /// Why a statement didn't succeed.
@@ -182,12 +182,20 @@ impl Session {
         let acknowledged = Lsn(self.node.recovery.acknowledged.load(std::sync::atomic::Ordering::Acquire));
         let wanted = acknowledged.max(self.last_write);
         let control = &self.control;
-        if wait_applied(self.node, &self.me, wanted, || control.interruption().is_some()) {
-            return Ok(());
-        }
-        match self.control.interruption() {
-            Some(interruption) => Err(interruption.error().into()),
-            None => Ok(()),
+        match wait_applied(self.node, &self.me, wanted, || control.interruption().is_some()) {
+            Waited::Applied => Ok(()),
+            Waited::Interrupted => match self.control.interruption() {
+                Some(interruption) => Err(interruption.error().into()),
+                None => Ok(()),
+            },
+            // Reads go on with what the tables have, but never without the session's own writes.
+            Waited::NoRoom if self.last_write <= self.node.recovery.applied() => Ok(()),
+            Waited::NoRoom => Err(SqlError::new(
+                SqlState::DISK_FULL,
+                "the tables lack this session's last write: no space left on device",
+            )
+            .with_detail("It is logged, and will be applied when there is room.")
+            .into()),
         }
     }
 

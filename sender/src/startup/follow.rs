@@ -20,7 +20,7 @@ use ipc::wait_event::WaitEvent;
 use sys::clock::{self, MonoTime};
 use wal::lsn::Lsn;
 
-use super::recovery::{Recovered, put_up_to};
+use super::recovery::{Recovered, put_with_room};
 use super::{StartupError, told_to_end};
 use crate::node::{Node, take_flag};
 use crate::wait::wait_latch;
@@ -43,7 +43,7 @@ pub(super) fn follow(node: &'static Node, me: &Me, mut recovered: Recovered) -> 
         me.take(Interrupts::CONFIG_RELOAD);
         let flushed = node.wal.flush_lsn();
         recovered.reader.source_mut().set_limit(flushed);
-        let progress = put_up_to(node, me, &mut recovered, node.wal.horizon().min(flushed))?;
+        let progress = put_with_room(node, me, &mut recovered, node.wal.horizon().min(flushed))?;
         if let Some(message) = progress.invalid {
             upstream.fetch_again(me, progress.position, &message);
             recovered.reader.seek(progress.position);

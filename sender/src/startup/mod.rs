@@ -20,12 +20,17 @@ mod follow;
 mod recovery;
 mod writer;
 
+use std::time::Duration;
+
 use ipc::interrupt::Interrupts;
 use ipc::pm_signal::PmSignal;
 use ipc::process::Me;
 
 use crate::log::fatal;
 use crate::node::Node;
+
+/// Between two tries to write tables whose disk is full.
+const NO_ROOM_RETRY: Duration = Duration::from_secs(1);
 
 /// Why the startup process gives up: the node can't start, or can't go on. The text is FATAL's.
 #[derive(Debug)]

@@ -17,8 +17,12 @@
 use std::sync::atomic::Ordering;
 
 use engine::change::ChangeRecord;
+use engine::error::SqlState;
+use engine::writer::PutError;
 use ipc::interrupt::Interrupts;
 use ipc::process::Me;
+use ipc::wait_event::WaitEvent;
+use sys::clock;
 use wal::history::TimelineHistory;
 use wal::lsn::Lsn;
 use wal::reader::{ReadError, Record, WalReader};
@@ -26,9 +30,10 @@ use wal::record::Rmgr;
 use wal::source::StoreSource;
 use wal::xlog::{self, CheckPoint};
 
-use super::StartupError;
+use super::{NO_ROOM_RETRY, StartupError};
 use crate::control::{ControlFile, NodeState};
 use crate::node::Node;
+use crate::wait::wait_latch;
 
 /// What the process goes on with.
 pub(super) struct Recovered {
@@ -82,7 +87,7 @@ pub(super) fn recover(node: &'static Node, me: &Me, standby: bool) -> Result<Rec
     recovered.reader.source_mut().set_limit(found.end);
     if applied < found.end {
         tracing::info!("redo starts at {applied}");
-        let done = put_up_to(node, me, &mut recovered, horizon)?;
+        let done = put_with_room(node, me, &mut recovered, horizon)?;
         tracing::info!("end of the log: {}", found.reason);
         tracing::info!("redo done at {}", done.position);
     }
@@ -198,6 +203,61 @@ fn publish_end(node: &Node, applied: Lsn, end: Lsn) {
     node.recovery.publish_applied(node, applied);
 }
 
+/// Why records could not be put.
+enum ReplayError {
+    /// The disk of the tables is full; nothing is lost.
+    NoRoom(String),
+    /// The node can't go on.
+    Fatal(StartupError),
+}
+
+impl From<StartupError> for ReplayError {
+    fn from(error: StartupError) -> ReplayError {
+        ReplayError::Fatal(error)
+    }
+}
+
+/// [`put_up_to`], again and again while the disk of the tables is full: until there is room, or the process is to end.
+pub(super) fn put_with_room(
+    node: &Node,
+    me: &Me,
+    recovered: &mut Recovered,
+    horizon: Lsn,
+) -> Result<Progress, StartupError> {
+    let mut full = false;
+    loop {
+        match put_up_to(node, me, recovered, horizon) {
+            Ok(progress) => {
+                if full {
+                    tracing::info!("there is room for the tables again");
+                    node.recovery.set_no_room(node, false);
+                }
+                return Ok(progress);
+            }
+            Err(ReplayError::Fatal(error)) => return Err(error),
+            Err(ReplayError::NoRoom(error)) => {
+                if !full {
+                    tracing::error!("could not write the tables: {error}; replay waits until there is room");
+                    node.recovery.set_no_room(node, true);
+                    full = true;
+                }
+                recovered.tables.abandon();
+                recovered.reader.seek(recovered.tables.applied_lsn().max(node.segment_size.log_start()));
+            }
+        }
+        let due = clock::now().saturating_add(NO_ROOM_RETRY);
+        while clock::now() < due {
+            me.latch().reset();
+            if me.pending().contains(Interrupts::TERMINATE) {
+                // The caller's wait must not begin with the set that this one consumed.
+                me.latch().set();
+                return Ok(Progress { position: recovered.reader.position(), invalid: None });
+            }
+            wait_latch(me, Some(due.saturating_since(clock::now())), WaitEvent::TableWrite);
+        }
+    }
+}
+
 /// How far [`put_up_to`] came.
 pub(super) struct Progress {
     /// End of the last record that was put or passed.
@@ -207,12 +267,7 @@ pub(super) struct Progress {
 }
 
 /// Puts the rows of the records that end at or before `horizon`, as far as the source has them, and commits.
-pub(super) fn put_up_to(
-    node: &Node,
-    me: &Me,
-    recovered: &mut Recovered,
-    horizon: Lsn,
-) -> Result<Progress, StartupError> {
+fn put_up_to(node: &Node, me: &Me, recovered: &mut Recovered, horizon: Lsn) -> Result<Progress, ReplayError> {
     let mut puts = 0;
     let mut invalid = None;
     let mut done = false;
@@ -233,7 +288,7 @@ pub(super) fn put_up_to(
                 invalid = (before < recovered.reader.source().limit()).then_some(message);
                 done = true;
             }
-            Err(ReadError::Io(error)) => return Err(StartupError::new(error)),
+            Err(ReadError::Io(error)) => return Err(StartupError::new(error).into()),
         }
         // An error here means that the signalfd is gone; the next wait will say so.
         let _ = me.poll_signals();
@@ -247,25 +302,28 @@ pub(super) fn put_up_to(
 }
 
 /// Puts one record's rows; how many changes that were (0: the record is none of ours).
-fn put_record(node: &Node, tables: &mut engine::Writer, record: &Record<'_>) -> Result<usize, StartupError> {
+fn put_record(node: &Node, tables: &mut engine::Writer, record: &Record<'_>) -> Result<usize, ReplayError> {
     if record.rmgr != Rmgr::CHANGE {
         return Ok(0);
     }
     let change = decode_change(record)?;
-    tables
-        .begin()
-        .and_then(|()| tables.put(record.end, &change))
-        .map_err(|error| StartupError::new(format!("{error} (record at {})", record.start)))?;
+    tables.begin().and_then(|()| tables.put(record.end, &change)).map_err(|error| match error {
+        PutError::Failed(error) if error.sqlstate == SqlState::DISK_FULL => {
+            ReplayError::NoRoom(error.to_string())
+        }
+        error => StartupError::new(format!("{error} (record at {})", record.start)).into(),
+    })?;
     node.recovery.last_xact_time.store(change.commit_time.0, Ordering::Relaxed);
     Ok(1)
 }
 
 /// Commits the open puts, if any, and publishes how far the tables are.
-fn commit(node: &Node, tables: &mut engine::Writer, position: Lsn, puts: usize) -> Result<(), StartupError> {
+fn commit(node: &Node, tables: &mut engine::Writer, position: Lsn, puts: usize) -> Result<(), ReplayError> {
     if puts > 0 {
-        tables
-            .commit(position)
-            .map_err(|error| StartupError::new(format!("could not commit the tables: {error}")))?;
+        tables.commit(position).map_err(|error| match error.sqlstate {
+            SqlState::DISK_FULL => ReplayError::NoRoom(error.to_string()),
+            _ => StartupError::new(format!("could not commit the tables: {error}")).into(),
+        })?;
     }
     node.recovery.publish_applied(node, position);
     Ok(())

@@ -15,10 +15,9 @@
 //!
 //! **Full disk.** Log: [`Xlog::insert`] refuses before anything is logged, the request is undone and gets 53100. Tables:
 //! a COMMIT that finds no room leaves the transaction's changes with the engine; writes are refused with 53100 and
-//! the COMMIT is tried again every [`NO_ROOM_RETRY`] until it succeeds. Everything acknowledged is in the log all along.
+//! the COMMIT is tried again every [`super::NO_ROOM_RETRY`] until it succeeds. Everything acknowledged is in the log all along.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use engine::error::{SqlError, SqlState};
 use engine::writer::PutError;
@@ -33,7 +32,7 @@ use wal::timestamp::Timestamp;
 
 use super::follow::restart_tables_log;
 use super::recovery::Recovered;
-use super::{StartupError, told_to_end};
+use super::{NO_ROOM_RETRY, StartupError, told_to_end};
 use crate::control::NodeState;
 use crate::node::{Node, take_flag};
 use crate::requests::Taken;
@@ -45,9 +44,6 @@ use crate::xlog::Xlog;
 const BATCH_MAX: usize = 64;
 /// Records in one transaction of the tables: bounds what has to be put again when the transaction is lost.
 const GATHER_MAX: usize = 512;
-/// Between two tries of a COMMIT that found no room.
-const NO_ROOM_RETRY: Duration = Duration::from_secs(1);
-
 pub(super) struct Writer {
     node: &'static Node,
     me: Me,
@@ -211,6 +207,7 @@ impl Writer {
             Ok(()) => {
                 if self.no_room.take().is_some() {
                     tracing::info!("there is room for the tables again");
+                    self.node.recovery.set_no_room(self.node, false);
                 }
                 self.open_end = None;
                 self.open_records = 0;
@@ -226,6 +223,7 @@ impl Writer {
                     );
                 }
                 self.no_room = Some(clock::now().saturating_add(NO_ROOM_RETRY));
+                self.node.recovery.set_no_room(self.node, true);
                 Ok(())
             }
             Err(error) => Err(StartupError::new(format!("could not commit the tables: {error}"))),
