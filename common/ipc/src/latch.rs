@@ -6,7 +6,7 @@
 //!
 //! # Why no wake-up is lost
 //!
-//! Setting must be cheap, so the setter signals the owner only when it may be asleep. Two flags do it:
+//! Setting must be cheap, so the setter wakes the owner only when it may be asleep. Two flags do it:
 //! `is_set`, and `maybe_sleeping`, which the owner raises around its sleep. All accesses are relaxed; four
 //! full fences order them.
 //!
@@ -18,17 +18,17 @@
 //!   S4  is_set = 1                           O4  maybe_sleeping = 1               (prepare_to_sleep)
 //!   S5  fence SetBeforeWake                  O5  fence SleepBeforeLook
 //!   S6  maybe_sleeping 0? done               O6  is_set 1? don't sleep
-//!   S7  SIGURG to the owner                  O7  sleep; SIGURG ends it
+//!   S7  wake the owner                       O7  sleep; S7 ends it
 //! ```
 //!
 //! 1. *Setter and sleeper can't miss each other.* S4, S5, S6 and O4, O5, O6 are each a store, a full fence,
 //!    and a load of the other's variable. With full fences on both sides at least one load sees the other
-//!    side's store: the setter sees `maybe_sleeping` and signals, or the owner sees `is_set` and doesn't
+//!    side's store: the setter sees `maybe_sleeping` and wakes, or the owner sees `is_set` and doesn't
 //!    sleep. (Release and acquire are not enough: they let the load overtake the store before it, on both
 //!    sides.)
-//! 2. *A signal can't come too early.* SIGURG is blocked always and read from a signalfd that the kernel wait
-//!    watches. One that arrives between O6 and O7 stays pending, the descriptor is readable, and the sleep
-//!    ends at once.
+//! 2. *A wake-up can't come too early.* All that S7 may be, on the back-end at hand (wakeup.rs), leaves a
+//!    descriptor ready that the kernel wait watches: SIGURG is read from a signalfd or left in a pipe by its
+//!    handler, or an eventfd is written to. If it comes between O6 and O7, the sleep ends at once.
 //! 3. *"Already set" may be believed.* A setter that stops at S3 relies on the owner's coming look: it has
 //!    read the 1 that the owner will clear at O1. S1, S2, S3 and O1, O2, O3 are again store, fence, load on
 //!    both sides: if S3 saw the old 1 rather than O1's 0, then O3 sees the work of S1.
@@ -40,33 +40,37 @@
 //!
 //! `owner_pid` is read once by the setter. The owner may change meanwhile: then a former owner gets a SIGURG,
 //! which every process ignores, and the new owner needs none, because who takes a latch looks for work
-//! afterwards. Should even the pid be somebody else's by now: the default action of SIGURG is to be ignored.
+//! afterwards (an eventfd is the slot's: it may wake the new owner in vain). Should even the pid be somebody else's by now: the default action of SIGURG is to be ignored.
 //!
 //! Follows PostgreSQL 18 src/backend/storage/ipc/latch.c; differs in: no handler ever sets a latch, so the
 //! owner never has to wake itself.
 
 use std::fmt;
+#[cfg(not(loom))]
+use std::os::fd::RawFd;
 
-use sys::{
-    process::{self, Pid},
-    signal::Signal,
-};
+use sys::process::{self, Pid};
 
 pub use crate::sync::Fence;
 #[cfg(loom)]
 pub use crate::sync::mutant;
-use crate::sync::{AtomicI32, AtomicU32, Ordering, fence};
+use crate::{
+    sync::{AtomicI32, AtomicU32, Ordering, fence},
+    wakeup,
+};
 
 /// A latch; all zero bytes are one that is not set and has no owner.
 ///
 /// Fields: `is_set` is written by anyone (1) and the owner (0). `maybe_sleeping` is written by the owner,
 /// read by setters. `owner_pid` is written by who takes or gives back ownership, under the interlock of the
-/// process slot. Invariant: `maybe_sleeping` is 0 whenever the owner is not inside its kernel wait.
+/// process slot. `wakeup` says how the owner is woken (see wakeup.rs); it is written before the first fork.
+/// Invariant: `maybe_sleeping` is 0 whenever the owner is not inside its kernel wait.
 #[repr(C)]
 pub struct Latch {
     is_set: AtomicU32,
     maybe_sleeping: AtomicU32,
     owner_pid: AtomicI32,
+    wakeup: AtomicU32,
 }
 
 /// Somebody owns the latch already: an error of slot handling, never of a peer.
@@ -85,16 +89,26 @@ impl fmt::Display for LatchOwned {
 impl std::error::Error for LatchOwned {}
 
 impl Latch {
-    /// A latch without an owner, to be shared.
+    /// A latch without an owner, to be shared. SIGURG wakes its owner.
     #[cfg(not(loom))]
     pub const fn new() -> Latch {
-        Latch { is_set: AtomicU32::new(0), maybe_sleeping: AtomicU32::new(0), owner_pid: AtomicI32::new(0) }
+        Latch {
+            is_set: AtomicU32::new(0),
+            maybe_sleeping: AtomicU32::new(0),
+            owner_pid: AtomicI32::new(0),
+            wakeup: AtomicU32::new(0),
+        }
     }
 
     /// A latch without an owner (the model's atomics can't be made in constants).
     #[cfg(loom)]
     pub fn new() -> Latch {
-        Latch { is_set: AtomicU32::new(0), maybe_sleeping: AtomicU32::new(0), owner_pid: AtomicI32::new(0) }
+        Latch {
+            is_set: AtomicU32::new(0),
+            maybe_sleeping: AtomicU32::new(0),
+            owner_pid: AtomicI32::new(0),
+            wakeup: AtomicU32::new(0),
+        }
     }
 
     /// A latch of this process alone, for the time before it has a slot.
@@ -120,6 +134,18 @@ impl Latch {
         self.owner_pid.store(0, Ordering::Relaxed);
     }
 
+    /// Gives the latch its eventfd; before the first fork.
+    #[cfg(not(loom))]
+    pub(crate) fn wake_by(&self, kept: u32) {
+        self.wakeup.store(kept, Ordering::Relaxed);
+    }
+
+    /// The descriptor that the owner must watch, edge-triggered; None: SIGURG wakes it.
+    #[cfg(not(loom))]
+    pub(crate) fn wakeup_descriptor(&self) -> Option<RawFd> {
+        wakeup::descriptor(self.wakeup.load(Ordering::Relaxed))
+    }
+
     /// Takes the latch from a process that died owning it. For the postmaster, after it has reaped that
     /// process.
     #[cfg(not(loom))]
@@ -133,8 +159,7 @@ impl Latch {
     /// a fence and a load when it is set already, no system call unless the owner sleeps.
     pub fn set(&self) {
         if let Some(owner) = self.set_and_find_sleeper() {
-            // ESRCH: the owner left meanwhile; who takes the latch next looks for work by itself.
-            let _gone = process::kill(owner, Signal::Urg);
+            wakeup::wake(owner, self.wakeup.load(Ordering::Relaxed));
         }
     }
 
@@ -150,10 +175,7 @@ impl Latch {
             return None;
         }
         // Once: the owner may change under us, and 0 must not reach kill.
-        match self.owner_pid.load(Ordering::Relaxed) {
-            0 => None,
-            pid => Some(Pid(pid)),
-        }
+        self.owner()
     }
 
     /// Clears the latch; look for work after it. The caller must be the owner, and not be asleep.
@@ -172,18 +194,19 @@ impl Latch {
     /// The process that may wait for it.
     pub fn owner(&self) -> Option<Pid> {
         match self.owner_pid.load(Ordering::Relaxed) {
-            0 => None,
+            // Negative is what only a child that scribbles can have left.
+            ..=0 => None,
             pid => Some(Pid(pid)),
         }
     }
 
     /// The owner's sleep: calls `sleep` with whether it may sleep (false: the latch is set, so only look),
-    /// and sees to it that setters signal meanwhile. For the wait event set and the model; others wait
+    /// and sees to it that setters wake it meanwhile. For the wait event set and the model; others wait
     /// through a set.
     pub fn around_sleep<R>(&self, sleep: impl FnOnce(bool) -> R) -> R {
         let may_sleep = !self.is_set() && self.prepare_to_sleep();
         let result = sleep(may_sleep);
-        // Before anything else, errors included: from now on setters need not signal. Late would be harmless.
+        // Before anything else, errors included: from now on setters need not wake us. Late would be harmless.
         self.maybe_sleeping.store(0, Ordering::Relaxed);
         result
     }

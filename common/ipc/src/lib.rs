@@ -48,7 +48,7 @@
 //! * [`pm_signal`] is the way from a child to the postmaster, signals the way back.
 //!
 //! All signals are blocked and read inside the wait, where they become interrupt bits; the one handler is
-//! SIGQUIT's.
+//! SIGQUIT's. (The portable one of the three [`backend`]s has a handler that keeps signals until the wait.)
 //!
 //! Follows PostgreSQL 18 src/backend/storage/ipc/{latch,waiteventset,procsignal,pmsignal}.c; differs in:
 //! interrupts are bits that the sender puts into the target's slot itself, events can be removed, child exits
@@ -59,7 +59,10 @@
 
 pub mod latch;
 mod sync;
+mod wakeup;
 
+#[cfg(not(loom))]
+pub mod backend;
 #[cfg(not(loom))]
 mod bit_set;
 #[cfg(not(loom))]
@@ -83,6 +86,8 @@ pub mod shmem;
 pub mod wait_event;
 #[cfg(not(loom))]
 pub mod wait_event_set;
+#[cfg(not(loom))]
+mod waiter;
 
 #[cfg(not(loom))]
 pub use process::{wait_latch, wait_latch_or_socket};

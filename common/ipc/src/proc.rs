@@ -27,11 +27,13 @@ use std::{
 use sys::process::Pid;
 
 use crate::{
+    backend::{self, Backend},
     interrupt::{Interrupts, PendingWord},
     latch::Latch,
     pm_signal::{PmSignal, PmSignalBox},
     shmem::Shmem,
     wait_event::WaitEvent,
+    wakeup,
 };
 
 /// The index of a process slot; the same as the postmaster's child slot.
@@ -236,14 +238,28 @@ impl Proc {
 pub struct ProcArray {
     slots: &'static [Proc],
     pub(crate) postmaster: &'static PmSignalBox,
+    backend: Backend,
 }
 
 impl ProcArray {
-    /// Lays out `slots` slots ([`ProcNumber::FIRST_BACKEND`] plus the connections) in shared memory.
+    /// Lays out `slots` slots ([`ProcNumber::FIRST_BACKEND`] plus the connections) in shared memory, for the
+    /// back-end that is [chosen](backend::choose) now. Call before the first fork.
     pub fn create(shmem: &Shmem, slots: u32) -> &'static ProcArray {
         assert!(slots >= ProcNumber::FIRST_BACKEND.0, "the auxiliary processes need their slots");
-        let slots = shmem.alloc_array(slots as usize);
-        Box::leak(Box::new(ProcArray { slots, postmaster: shmem.alloc() }))
+        let slots: &'static [Proc] = shmem.alloc_array(slots as usize);
+        let postmaster: &'static PmSignalBox = shmem.alloc();
+        let backend = backend::chosen();
+        if backend == Backend::Eventfd {
+            // The postmaster and the auxiliary processes first, should there not be enough for all.
+            let latches = std::iter::once(&postmaster.latch).chain(slots.iter().map(Proc::latch));
+            latches.zip(wakeup::make(slots.len() + 1)).for_each(|(latch, kept)| latch.wake_by(kept));
+        }
+        Box::leak(Box::new(ProcArray { slots, postmaster, backend }))
+    }
+
+    /// What its processes wait with.
+    pub fn backend(&self) -> Backend {
+        self.backend
     }
 
     /// The shared memory that [`ProcArray::create`] takes for that many slots, in bytes.

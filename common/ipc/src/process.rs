@@ -18,14 +18,14 @@
 use std::{
     cell::{Cell, RefCell},
     io,
-    os::fd::{AsFd, RawFd},
+    os::fd::AsFd,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
 use sys::{
     clock, process,
-    signal::{self, Signal, SignalFd, SignalSet},
+    signal::{self, Signal, SignalSet},
 };
 
 use crate::{
@@ -36,6 +36,7 @@ use crate::{
     proc::{BackendType, Proc, ProcAddress, ProcArray, ProcNumber, SlotState},
     wait_event::WaitEvent,
     wait_event_set::{Events, Occurred, OnPostmasterDeath, SocketEvents, WaitEventSet},
+    waiter::{SignalSource, Sink, Waiter},
 };
 
 /// What a child makes of its signals.
@@ -75,57 +76,6 @@ impl SignalTable {
     }
 }
 
-/// Where the signals that a wait reads go.
-enum Sink {
-    /// Into the pending word of the slot.
-    Pending(&'static Proc, SignalTable),
-    /// Kept until asked for.
-    Kept(Cell<SignalSet>),
-}
-
-/// What a wait needs to know of its process.
-pub(crate) struct Waiter {
-    pub(crate) latch: &'static Latch,
-    pub(crate) wait_event: &'static AtomicU32,
-    pub(crate) postmaster_death: Option<&'static PostmasterDeath>,
-    signal_fd: RefCell<Option<SignalFd>>,
-    sink: Sink,
-}
-
-impl Waiter {
-    /// The descriptor that is readable while a signal (SIGURG among them) is pending.
-    pub(crate) fn signal_fd(&self) -> RawFd {
-        self.signal_fd.borrow().as_ref().expect("a process that waits has not given its signals up").raw()
-    }
-
-    /// Reads the pending signals, and sets the own latch if there is one but SIGURG.
-    pub(crate) fn poll_signals(&self) -> io::Result<()> {
-        let signals = match self.signal_fd.borrow().as_ref() {
-            Some(fd) => fd.drain()?,
-            None => return Ok(()),
-        };
-        let anything = match &self.sink {
-            Sink::Pending(proc, table) => {
-                let bits = table
-                    .raises
-                    .iter()
-                    .filter(|(signal, _)| signals.contains(*signal))
-                    .fold(Interrupts::NONE, |bits, (_, raised)| bits | *raised);
-                !bits.is_empty() && proc.pending().send(proc.pending().generation(), bits)
-            }
-            Sink::Kept(kept) => {
-                let new = signals.without(Signal::Urg);
-                kept.set(kept.get().union(new));
-                !new.is_empty()
-            }
-        };
-        if anything {
-            self.latch.set();
-        }
-        Ok(())
-    }
-}
-
 /// The postmaster's handle.
 pub struct Postmaster {
     waiter: &'static Waiter,
@@ -150,11 +100,11 @@ impl Postmaster {
         Signal::Urg,
     ]);
 
-    /// Makes this process the postmaster of `procs`: blocks all signals, opens its signalfd, takes its latch
-    /// (and sets it, so that the first look comes before the first wait).
+    /// Makes this process the postmaster of `procs`: takes charge of its signals, takes its latch (and sets
+    /// it, so that the first look comes before the first wait).
     pub fn start(procs: &'static ProcArray) -> io::Result<Postmaster> {
         signal::block_all();
-        let signal_fd = SignalFd::new(Postmaster::SIGNALS)?;
+        let signals = SignalSource::new(procs.backend(), Postmaster::SIGNALS)?;
         procs.postmaster.latch.own().map_err(io::Error::other)?;
         procs.postmaster.latch.set();
         let waiter = Box::leak(Box::new(Waiter {
@@ -162,7 +112,8 @@ impl Postmaster {
             // The postmaster has no slot to be seen in.
             wait_event: Box::leak(Box::new(AtomicU32::new(0))),
             postmaster_death: None,
-            signal_fd: RefCell::new(Some(signal_fd)),
+            backend: procs.backend(),
+            signals: RefCell::new(Some(signals)),
             sink: Sink::Kept(Cell::new(SignalSet::EMPTY)),
         }));
         Ok(Postmaster { waiter, procs })
@@ -191,10 +142,10 @@ impl Postmaster {
         self.procs.postmaster.take()
     }
 
-    /// In a fresh child: closes the inherited signal descriptor. (Wait event sets are closed by dropping
+    /// In a fresh child: closes the inherited signal descriptors. (Wait event sets are closed by dropping
     /// them.)
     pub fn close_in_child(&self) {
-        drop(self.waiter.signal_fd.take());
+        drop(self.waiter.signals.take());
     }
 
     pub(crate) fn waiter(&self) -> &'static Waiter {
@@ -230,8 +181,8 @@ impl std::fmt::Debug for Me {
 impl Me {
     /// Makes this fresh child the process of slot `number`, which the postmaster has assigned.
     ///
-    /// Closes the write end of the death pipe first of all, leads a session of its own, opens its signalfd,
-    /// installs SIGQUIT's handler, takes slot and latch; the latch is set, so that the first look comes
+    /// Closes the write end of the death pipe first of all, leads a session of its own, takes charge of
+    /// its signals, installs SIGQUIT's handler, takes slot and latch; the latch is set, so that the first look comes
     /// before the first wait. Fails when the postmaster is gone already, when the latch has an owner, or for
     /// lack of descriptors. The postmaster's own descriptors (listeners, wait event set, pidfds,
     /// [`Postmaster::close_in_child`]) are the caller's to close.
@@ -240,15 +191,15 @@ impl Me {
         number: ProcNumber,
         backend_type: BackendType,
         death: &'static PostmasterDeath,
-        signals: &SignalTable,
+        table: &SignalTable,
     ) -> io::Result<Me> {
-        death.enter_child(signals.on_postmaster_death)?;
+        death.enter_child(table.on_postmaster_death)?;
         // After asking for the signal: a death before it would not be told.
         if !death.is_alive() {
             return Err(io::Error::other("the postmaster is gone"));
         }
         signal::block_all();
-        let signal_fd = SignalFd::new(signals.signals())?;
+        let signals = SignalSource::new(procs.backend(), table.signals())?;
         signal::install_quit_handler()?;
         process::setsid();
         let proc = procs.slot(number);
@@ -264,8 +215,9 @@ impl Me {
             latch: &proc.latch,
             wait_event: &proc.wait_event,
             postmaster_death: Some(death),
-            signal_fd: RefCell::new(Some(signal_fd)),
-            sink: Sink::Pending(proc, *signals),
+            backend: procs.backend(),
+            signals: RefCell::new(Some(signals)),
+            sink: Sink::Pending(proc, *table),
         }));
         let mut latch_set = WaitEventSet::of_waiter(Some(waiter), 2)?;
         latch_set.add_latch()?;

@@ -21,8 +21,8 @@
 //! Errors and hang-ups of a socket count as the readiness that was asked for: the read or write that follows
 //! tells them.
 //!
-//! The kernel is behind `Backend` (wait_event_set/epoll.rs). A child must drop the sets that it inherits
-//! without using them: they are still the parent's.
+//! The kernel is behind `KernelSet`, with an implementation for each [`Backend`] (wait_event_set/…). A child
+//! must drop the sets that it inherits without using them: they are still the parent's.
 //!
 //! Follows PostgreSQL 18 src/backend/storage/ipc/waiteventset.c; differs in: events can be removed, child
 //! exits are events, time-outs in microseconds.
@@ -39,15 +39,19 @@ use sys::{
     process::{self, PidFd},
 };
 
-use self::epoll::Backend;
+use self::{epoll::EpollSet, eventfd::EventfdSet, poll::PollSet};
 use crate::{
+    backend::{self, Backend},
     bit_set::bit_set,
     latch::Latch,
-    process::{Me, Postmaster, Waiter},
+    process::{Me, Postmaster},
     wait_event::WaitEvent,
+    waiter::Waiter,
 };
 
 mod epoll;
+mod eventfd;
+mod poll;
 
 bit_set! {
     /// What to wait for on a socket.
@@ -130,7 +134,7 @@ struct Place {
 /// A set of events to wait for.
 pub struct WaitEventSet {
     waiter: Option<&'static Waiter>,
-    backend: Backend,
+    kernel: Box<dyn KernelSet>,
     places: Vec<Place>,
     capacity: usize,
     latch_position: Option<Position>,
@@ -151,8 +155,37 @@ struct Ready {
 enum Token {
     /// The signals of the process.
     Signals,
+    /// What wakes the owner of the latch, where it isn't a signal.
+    Wakeup,
     /// An event of the set.
     Event(Position),
+}
+
+/// What a back-end does for one set. Descriptors are added at most once at a time.
+trait KernelSet {
+    /// Lets that which wakes the latch's owner end the wait. Where that is SIGURG, the signals' descriptor
+    /// does it already.
+    fn add_latch(&mut self, _latch: &Latch) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Undoes `add_latch`.
+    fn remove_latch(&mut self, _latch: &Latch) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Reports `events`, errors and hang-ups of `fd` under `token` from now on.
+    fn add(&mut self, fd: RawFd, events: SocketEvents, token: Token) -> io::Result<()>;
+
+    /// Changes what is reported of an `fd` that was added.
+    fn modify(&mut self, fd: RawFd, events: SocketEvents, token: Token) -> io::Result<()>;
+
+    /// Reports nothing of `fd` any more.
+    fn remove(&mut self, fd: RawFd) -> io::Result<()>;
+
+    /// Waits until something is ready or `timeout` is over, and appends what is ready, each descriptor once.
+    /// Interrupted: a signal that isn't blocked came.
+    fn wait(&mut self, timeout: Option<Duration>, ready: &mut Vec<Ready>) -> io::Result<()>;
 }
 
 impl std::fmt::Debug for WaitEventSet {
@@ -179,12 +212,17 @@ impl WaitEventSet {
     }
 
     pub(crate) fn of_waiter(waiter: Option<&'static Waiter>, capacity: usize) -> io::Result<WaitEventSet> {
-        let backend = Backend::new(capacity + 1)?;
+        let mut kernel: Box<dyn KernelSet> =
+            match waiter.map_or_else(backend::chosen, |waiter| waiter.backend) {
+                Backend::Epoll => Box::new(EpollSet::new(capacity + 1)?),
+                Backend::Eventfd => Box::new(EventfdSet::new(capacity + 1)?),
+                Backend::Poll => Box::new(PollSet::new(capacity + 1)),
+            };
         if let Some(waiter) = waiter {
-            backend.add(waiter.signal_fd(), SocketEvents::READABLE, Token::Signals)?;
+            kernel.add(waiter.signal_fd(), SocketEvents::READABLE, Token::Signals)?;
         }
         let places = Vec::with_capacity(capacity);
-        Ok(WaitEventSet { waiter, backend, places, capacity, latch_position: None, ready: Vec::new() })
+        Ok(WaitEventSet { waiter, kernel, places, capacity, latch_position: None, ready: Vec::new() })
     }
 
     /// Adds the process's latch. Panics when it is in the set already or the process has none.
@@ -192,6 +230,7 @@ impl WaitEventSet {
         let waiter = self.waiter.expect("a latch needs a process");
         waiter.latch.assert_owner();
         assert!(self.latch_position.is_none(), "cannot wait on more than one latch");
+        self.kernel.add_latch(waiter.latch)?;
         let position = self.place(Kind::Latch);
         self.latch_position = Some(position);
         Ok(position)
@@ -228,9 +267,9 @@ impl WaitEventSet {
             _ if old == events => return Ok(()),
             // The kernel always reports errors and hang-ups: a socket that nobody wants to hear of would turn
             // the wait into a busy loop. So it isn't registered.
-            (false, true) => self.backend.remove(fd)?,
-            (true, _) => self.backend.add(fd, events, Token::Event(position))?,
-            (false, false) => self.backend.modify(fd, events, Token::Event(position))?,
+            (false, true) => self.kernel.remove(fd)?,
+            (true, _) => self.kernel.add(fd, events, Token::Event(position))?,
+            (false, false) => self.kernel.modify(fd, events, Token::Event(position))?,
         }
         *self.event_mut(position) = Kind::Socket(fd, events);
         Ok(())
@@ -240,12 +279,15 @@ impl WaitEventSet {
     /// the open file, which may live on in another process.
     pub fn remove(&mut self, position: Position) -> io::Result<()> {
         match *self.event_mut(position) {
-            Kind::Latch => self.latch_position = None,
+            Kind::Latch => {
+                self.kernel.remove_latch(self.waiter.expect("it has the latch").latch)?;
+                self.latch_position = None;
+            }
             Kind::Socket(_, SocketEvents::NONE) => {}
-            Kind::Socket(fd, _) | Kind::ChildExit(fd) => self.backend.remove(fd)?,
+            Kind::Socket(fd, _) | Kind::ChildExit(fd) => self.kernel.remove(fd)?,
             Kind::PostmasterDeath(_) => {
                 let death = self.waiter.and_then(|waiter| waiter.postmaster_death);
-                self.backend.remove(death.expect("it was added").raw())?;
+                self.kernel.remove(death.expect("it was added").raw())?;
             }
         }
         self.vacate(position);
@@ -300,7 +342,7 @@ impl WaitEventSet {
         self.ready.clear();
         let mut sleep = |may_sleep| {
             let timeout = if may_sleep { timeout } else { Some(Duration::ZERO) };
-            self.backend.wait(timeout, &mut self.ready)
+            self.kernel.wait(timeout, &mut self.ready)
         };
         let result = match latch {
             Some(latch) => latch.around_sleep(sleep),
@@ -332,6 +374,8 @@ impl WaitEventSet {
                 self.waiter.map_or(Ok(()), Waiter::poll_signals)?;
                 return Ok(None);
             }
+            // The latch itself is looked at afterwards, however the wait ended.
+            Token::Wakeup => return Ok(None),
             Token::Event(position) => position,
         };
         let place = &self.places[position.index as usize];
@@ -388,7 +432,7 @@ impl WaitEventSet {
         if events.is_empty() {
             return Ok(position);
         }
-        let result = self.backend.add(fd, events, Token::Event(position));
+        let result = self.kernel.add(fd, events, Token::Event(position));
         if result.is_err() {
             self.vacate(position);
         }

@@ -5,7 +5,8 @@
 //! nothing here.
 //!
 //! The code under test is that of latch.rs itself (loom's atomics by its `sync` module). Modelled is the
-//! kernel: SIGURG is a flag that stays up until read, and a sleep that ends when it is up. A lost wake-up is
+//! kernel: the wake-up is a flag that stays up until a wait has taken it (a SIGURG until it is read, the edge
+//! of an eventfd until it is reported), and a sleep ends when it is up. A lost wake-up is
 //! then an owner that sleeps for ever, which loom reports as a deadlock. A mutant runs in a process of its
 //! own, since a failing model may abort.
 

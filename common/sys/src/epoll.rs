@@ -1,4 +1,4 @@
-//! Epoll, level-triggered, with time-outs to the microsecond where the kernel has them (epoll_pwait2, Linux
+//! Epoll, level-triggered unless asked otherwise, with time-outs to the microsecond where the kernel has them (epoll_pwait2, Linux
 //! 5.11).
 //!
 //! An epoll descriptor that a child inherits is the *same* set as the parent's: the child must only close it
@@ -23,6 +23,9 @@ pub const RDHUP: u32 = libc::EPOLLRDHUP as u32;
 pub const ERR: u32 = libc::EPOLLERR as u32;
 /// Hung up; always reported.
 pub const HUP: u32 = libc::EPOLLHUP as u32;
+
+/// Report a change only once, until there is another: for descriptors that are never read.
+pub const EDGE: u32 = libc::EPOLLET as u32;
 
 /// What [`Epoll::wait`] fills in.
 pub struct Ready(libc::epoll_event);

@@ -8,7 +8,7 @@
 //! drops them itself.
 //!
 //! Signals are as they were: block them before (`signal::block_all`) so that none reaches the child too
-//! early.
+//! early. Those of a self-pipe are blocked in the child by the fork itself.
 
 use std::{
     io::{self, Write},
@@ -18,7 +18,10 @@ use std::{
 
 use nix::unistd::{self, ForkResult};
 
-use crate::process::{self, Pid};
+use crate::{
+    process::{self, Pid},
+    signal::self_pipe,
+};
 
 /// Forks; the child runs `child` and exits with the status it returns. Returns the child's id to the parent.
 ///
@@ -28,10 +31,16 @@ pub fn fork_process(child: impl FnOnce() -> i32) -> io::Result<Pid> {
     // A closed stdout is not a reason to refuse the fork.
     let _unwritable = io::stdout().flush();
     let _unwritable = io::stderr().flush();
+    let blocked = self_pipe::block_for_fork();
     // SAFETY: one thread (checked above), so the child may do all that this process may.
-    match unsafe { unistd::fork() }? {
+    let forked = unsafe { unistd::fork() };
+    if !matches!(forked, Ok(ForkResult::Child)) {
+        self_pipe::unblock_after_fork(blocked);
+    }
+    match forked? {
         ForkResult::Parent { child } => Ok(Pid(child.as_raw())),
         ForkResult::Child => {
+            self_pipe::forget();
             process::forget_current_pid();
             match catch_unwind(AssertUnwindSafe(child)) {
                 Ok(status) => {

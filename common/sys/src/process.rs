@@ -6,7 +6,12 @@ use std::{
     sync::atomic::{AtomicI32, Ordering},
 };
 
-use nix::{errno::Errno, unistd};
+use nix::{
+    errno::Errno,
+    sched::{CpuSet, sched_setaffinity},
+    sys::resource::{Resource, getrlimit, setrlimit},
+    unistd,
+};
 
 use crate::{check, signal::Signal};
 
@@ -84,6 +89,24 @@ pub fn setsid() {
 pub fn set_parent_death_signal(signal: Signal) -> io::Result<()> {
     let signal = nix::sys::signal::Signal::try_from(signal.number())?;
     Ok(nix::sys::prctl::set_pdeathsig(signal)?)
+}
+
+/// Makes room for at least `wanted` open descriptors, as far as the hard limit allows, and returns for how
+/// many there is room now. Inherited by children and by the programs they start.
+pub fn make_room_for_descriptors(wanted: u64) -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let room = soft.max(wanted.min(hard));
+    if room > soft {
+        setrlimit(Resource::RLIMIT_NOFILE, room, hard)?;
+    }
+    Ok(room)
+}
+
+/// Confines this process to one CPU. For measurements.
+pub fn run_on_cpu(cpu: usize) -> io::Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu)?;
+    Ok(sched_setaffinity(unistd::Pid::from_raw(0), &cpus)?)
 }
 
 /// Ends this process at once: no exit handlers, no destructors, no flushing.

@@ -1,5 +1,5 @@
 //! Signals: blocked always, read through a signalfd. The one handler there is is SIGQUIT's, which ends the
-//! process.
+//! process. ([`self_pipe`] is the other way, for where there is no signalfd.)
 //!
 //! Blocking everything and reading signals where one waits means that no handler can interrupt a lock, an
 //! allocation or errno. SIGQUIT is the exception because it must end a process that never comes back to its
@@ -13,6 +13,8 @@ use std::{
 };
 
 use crate::check;
+
+pub mod self_pipe;
 
 /// The signals that our processes send and read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

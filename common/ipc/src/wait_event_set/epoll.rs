@@ -11,38 +11,45 @@ use std::{io, os::fd::RawFd, time::Duration};
 
 use sys::epoll::{self, Epoll};
 
-use super::{Position, Ready, SocketEvents, Token};
+use super::{KernelSet, Position, Ready, SocketEvents, Token};
 
-/// The data of the signalfd: an index that no place has.
+/// The data of what is no event of the set: indexes that no place has.
 const SIGNALS: u64 = u64::MAX;
+const WAKEUP: u64 = u64::MAX - 1;
 
-pub(super) struct Backend {
+pub(super) struct EpollSet {
     epoll: Epoll,
     buffer: Vec<epoll::Ready>,
 }
 
-impl Backend {
-    /// A back-end for up to `capacity` descriptors.
-    pub(super) fn new(capacity: usize) -> io::Result<Backend> {
+impl EpollSet {
+    /// An empty set for up to `capacity` descriptors.
+    pub(super) fn new(capacity: usize) -> io::Result<EpollSet> {
         let mut buffer = Vec::new();
         buffer.resize_with(capacity, || epoll::Ready::EMPTY);
-        Ok(Backend { epoll: Epoll::new()?, buffer })
+        Ok(EpollSet { epoll: Epoll::new()?, buffer })
     }
 
-    pub(super) fn add(&self, fd: RawFd, events: SocketEvents, token: Token) -> io::Result<()> {
+    /// Reports each time that `fd` becomes readable, not that it is.
+    pub(super) fn add_edge(&self, fd: RawFd) -> io::Result<()> {
+        self.epoll.add(fd, epoll::IN | epoll::EDGE, WAKEUP)
+    }
+}
+
+impl KernelSet for EpollSet {
+    fn add(&mut self, fd: RawFd, events: SocketEvents, token: Token) -> io::Result<()> {
         self.epoll.add(fd, to_kernel(events), data_of(token))
     }
 
-    pub(super) fn modify(&self, fd: RawFd, events: SocketEvents, token: Token) -> io::Result<()> {
+    fn modify(&mut self, fd: RawFd, events: SocketEvents, token: Token) -> io::Result<()> {
         self.epoll.modify(fd, to_kernel(events), data_of(token))
     }
 
-    pub(super) fn remove(&self, fd: RawFd) -> io::Result<()> {
+    fn remove(&mut self, fd: RawFd) -> io::Result<()> {
         self.epoll.remove(fd)
     }
 
-    /// Waits and appends what is ready. Interrupted: a signal that isn't blocked came.
-    pub(super) fn wait(&mut self, timeout: Option<Duration>, ready: &mut Vec<Ready>) -> io::Result<()> {
+    fn wait(&mut self, timeout: Option<Duration>, ready: &mut Vec<Ready>) -> io::Result<()> {
         let count = self.epoll.wait(&mut self.buffer, timeout)?;
         ready.extend(self.buffer[..count].iter().map(from_kernel));
         Ok(())
@@ -77,13 +84,16 @@ fn from_kernel(event: &epoll::Ready) -> Ready {
 fn data_of(token: Token) -> u64 {
     match token {
         Token::Signals => SIGNALS,
+        Token::Wakeup => WAKEUP,
         Token::Event(position) => u64::from(position.generation) << 32 | u64::from(position.index),
     }
 }
 
 fn token_of(data: u64) -> Token {
-    if data == SIGNALS {
-        return Token::Signals;
+    match data {
+        SIGNALS => return Token::Signals,
+        WAKEUP => return Token::Wakeup,
+        _ => {}
     }
     let half = |word: u64| u32::try_from(word & u64::from(u32::MAX)).expect("half a word");
     Token::Event(Position { index: half(data), generation: half(data >> 32) })

@@ -2,32 +2,46 @@
 //!
 //! Method: the test is the postmaster of children that it forks; what a child finds out it says by its exit
 //! status (0: all as expected; a panic ends it by SIGABRT) or in shared memory. One thread, tests one after
-//! another, as fork demands. No test sleeps: it waits for a condition with a deadline. Children that a
-//! failing test leaves are killed.
+//! another, as fork demands; each in a process of its own, so that none inherits another's descriptors and
+//! handlers. No test sleeps: it waits for a condition with a deadline. Children that a failing test leaves are
+//! killed. Everything is tested on each back-end; its name is the prefix of the test's.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod harness;
+mod hazards;
 mod interrupts;
 mod latches;
 mod locks;
 mod postmaster_death;
 mod sets;
+mod wakeups;
 
-use libtest_mimic::{Arguments, Trial};
+use ipc::{
+    backend::{self, Backend},
+    wait_event::WaitEvent,
+    wait_event_set::WaitEventSet,
+};
+use libtest_mimic::{Arguments, Failed, Trial};
+use sys::{
+    fork::fork_process,
+    process::{ExitStatus, PidFd},
+};
 
-/// Names a test after its function.
-macro_rules! trials {
-    ($($module:ident::$test:ident),* $(,)?) => {
-        vec![$( Trial::test(stringify!($test), || { $module::$test(); Ok(()) }) ),*]
-    };
+/// Names each test after its function.
+macro_rules! tests {
+    ($($module:ident::$test:ident),* $(,)?) => { &[$( (stringify!($test), $module::$test) ),*] };
 }
+
+/// A test's name, and what it does.
+type Test = (&'static str, fn());
 
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let trials = trials![
+    let tests: &[Test] = tests![
+        hazards::child_has_the_handlers_of_its_back_end,
         interrupts::barrage_of_interrupts_arrives_whole,
         interrupts::crashed_owner_leaves_a_slot_that_tells,
         interrupts::held_interrupt_shows_after_the_last_guard,
@@ -58,6 +72,32 @@ fn main() {
         sets::stray_signals_neither_end_nor_stretch_a_wait,
         sets::timeout_is_kept_and_zero_looks_once,
         sets::wait_event_is_published_while_waiting,
+        wakeups::latch_in_several_sets_ends_the_wait_of_each,
+        wakeups::successor_of_a_slot_is_woken_as_its_predecessor,
+        wakeups::slot_beyond_the_limit_of_descriptors_is_woken_too,
+        wakeups::fast_sets_do_not_pile_up,
     ];
+    let trials = Backend::ALL
+        .into_iter()
+        .flat_map(|backend| tests.iter().map(move |(name, test)| trial(backend, name, *test)))
+        .collect();
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn trial(backend: Backend, name: &str, test: fn()) -> Trial {
+    Trial::test(format!("{}::{name}", backend.name()), move || {
+        let pid = fork_process(|| {
+            backend::choose(backend);
+            test();
+            0
+        })?;
+        let process = PidFd::open(pid)?;
+        let mut set = WaitEventSet::without_process(1)?;
+        set.add_child_exit(&process)?;
+        set.wait(None, WaitEvent::BackendTermination, &mut Vec::new())?;
+        match process.wait()? {
+            Some(ExitStatus::Exited(0)) => Ok(()),
+            status => Err(Failed::from(format!("the test's process {status:?}"))),
+        }
+    })
 }

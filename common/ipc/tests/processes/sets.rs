@@ -167,11 +167,12 @@ pub(crate) fn connection_is_accepted_and_connected() {
     }
     assert!(matches!(accepted, Some((_, PeerAddr::Tcp(_)))));
 
+    set.remove(accepting).unwrap();
+    set.remove(connecting).unwrap();
     drop((listener, accepted));
     let refused = Stream::connect_start(&Endpoint::Tcp(addr)).unwrap();
     let refusing = set.add_socket(&refused, SocketEvents::CONNECTED).unwrap();
-    let occurred = wait(&mut set, DEADLINE);
-    assert!(occurred.iter().any(|one| one.position == refusing));
+    assert_eq!(wait(&mut set, DEADLINE), [Occurred { position: refusing, events: Events::SOCKET_CONNECTED }]);
     assert_eq!(refused.take_error().unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }
 
@@ -246,7 +247,7 @@ pub(crate) fn descriptors_are_close_on_exec() {
             assert_ne!(flags & 0o2_000_000, 0, "descriptor {number} would survive exec");
             checked += 1;
         }
-        assert!(checked >= 8, "only {checked} descriptors found");
+        assert!(checked >= 7, "only {checked} descriptors found");
         me.pm_signal(PmSignal::RECOVERY_DONE);
     });
     child.join_well();

@@ -1,0 +1,104 @@
+//! What a wait needs to know of its process, and how the process reads its signals.
+//!
+//! Signals are read inside the wait (and by [`Waiter::poll_signals`]) from one descriptor, a signalfd or a
+//! self-pipe, and go to the pending word of a child or are kept for the postmaster. SIGURG is among them and
+//! goes nowhere: it has done its work by ending the kernel's wait.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    os::fd::RawFd,
+    sync::atomic::AtomicU32,
+};
+
+use sys::signal::{Signal, SignalFd, SignalSet, self_pipe::SelfPipe};
+
+use crate::{
+    backend::Backend, interrupt::Interrupts, latch::Latch, postmaster_death::PostmasterDeath, proc::Proc,
+    process::SignalTable,
+};
+
+/// Where the signals of a process come from.
+pub(crate) enum SignalSource {
+    /// They are blocked.
+    SignalFd(SignalFd),
+    /// A handler keeps them.
+    SelfPipe(SelfPipe),
+}
+
+impl SignalSource {
+    /// Begins to take `signals`, which must be blocked, in the way of `backend`.
+    pub(crate) fn new(backend: Backend, signals: SignalSet) -> io::Result<SignalSource> {
+        match backend {
+            Backend::Epoll | Backend::Eventfd => SignalFd::new(signals).map(SignalSource::SignalFd),
+            Backend::Poll => SelfPipe::new(signals).map(SignalSource::SelfPipe),
+        }
+    }
+
+    fn raw(&self) -> RawFd {
+        match self {
+            SignalSource::SignalFd(fd) => fd.raw(),
+            SignalSource::SelfPipe(pipe) => pipe.raw(),
+        }
+    }
+
+    fn drain(&self) -> io::Result<SignalSet> {
+        match self {
+            SignalSource::SignalFd(fd) => fd.drain(),
+            SignalSource::SelfPipe(pipe) => pipe.drain(),
+        }
+    }
+}
+
+/// Where the signals that a wait reads go.
+pub(crate) enum Sink {
+    /// Into the pending word of the slot.
+    Pending(&'static Proc, SignalTable),
+    /// Kept until asked for.
+    Kept(Cell<SignalSet>),
+}
+
+/// A process that waits.
+pub(crate) struct Waiter {
+    pub(crate) latch: &'static Latch,
+    pub(crate) wait_event: &'static AtomicU32,
+    pub(crate) postmaster_death: Option<&'static PostmasterDeath>,
+    pub(crate) backend: Backend,
+    /// None in a child that gave up what it inherited.
+    pub(crate) signals: RefCell<Option<SignalSource>>,
+    pub(crate) sink: Sink,
+}
+
+impl Waiter {
+    /// The descriptor that is readable while there is a signal (SIGURG among them) to be read.
+    pub(crate) fn signal_fd(&self) -> RawFd {
+        self.signals.borrow().as_ref().expect("a process that waits has not given its signals up").raw()
+    }
+
+    /// Reads the signals that have come, and sets the own latch if there is one but SIGURG.
+    pub(crate) fn poll_signals(&self) -> io::Result<()> {
+        let signals = match self.signals.borrow().as_ref() {
+            Some(source) => source.drain()?,
+            None => return Ok(()),
+        };
+        let anything = match &self.sink {
+            Sink::Pending(proc, table) => {
+                let bits = table
+                    .raises
+                    .iter()
+                    .filter(|(signal, _)| signals.contains(*signal))
+                    .fold(Interrupts::NONE, |bits, (_, raised)| bits | *raised);
+                !bits.is_empty() && proc.pending().send(proc.pending().generation(), bits)
+            }
+            Sink::Kept(kept) => {
+                let new = signals.without(Signal::Urg);
+                kept.set(kept.get().union(new));
+                !new.is_empty()
+            }
+        };
+        if anything {
+            self.latch.set();
+        }
+        Ok(())
+    }
+}
