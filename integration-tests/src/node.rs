@@ -74,7 +74,8 @@ impl Node {
         Node {
             role,
             dir: scenario.path(name),
-            log: scenario.path(&format!("{name}.log")),
+            // Beside the data directories, not on the disk that one of them may fill.
+            log: scenario.path(&format!("{}.log", name.replace('/', "-"))),
             settings: SETTINGS.iter().map(|setting| (*setting).to_owned()).collect(),
             postmaster: None,
             port: 0,

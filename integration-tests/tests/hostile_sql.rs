@@ -97,7 +97,7 @@ fn hostile_statements() -> Vec<(String, &'static [&'static str])> {
         ("CREATE TABLE copy AS SELECT * FROM one".to_owned(), unsupported),
         ("SELECT load_extension('/tmp/hostile.so')".to_owned(), &["0A000", "42501", "42883"]),
         ("DELETE FROM sqlite_master".to_owned(), &["42501", "0A000", "42809"]),
-        ("DROP TABLE sqlite_master".to_owned(), &["42501", "0A000", "42809"]),
+        ("DROP TABLE sqlite_master".to_owned(), &["42501", "0A000", "42601"]),
         ("INSERT INTO t SELECT pg_sleep(600)".to_owned(), &["57014", "0A000"]),
     ]
 }
@@ -205,7 +205,7 @@ fn hostile_reads_end_and_leave_the_node_in_service() {
         format!("{endless} SELECT x FROM c ORDER BY x || zeroblob(100000)"),
         "SELECT zeroblob(2000000000)".to_owned(),
         format!("{endless} SELECT group_concat(hex(zeroblob(100000))) FROM c"),
-        format!("SELECT '{}' LIKE '{}'", "a".repeat(50_000), "%a".repeat(20_000)),
+        format!("SELECT '{}' LIKE '{}'", "a".repeat(50_000), "%a".repeat(40_000)),
         format!("SELECT {}1{}", "abs(".repeat(10_000), ")".repeat(10_000)),
     ] {
         let error = client.error(&sql);

@@ -155,14 +155,14 @@ fn same_schema(cluster: &Cluster) {
 
 #[test]
 fn a_random_mix_of_statements_leaves_both_nodes_equal() {
-    for seed in random::seeds(&[1, 2, 3]) {
-        run(seed, 150, false);
+    for seed in random::seeds(&[1, 2, 3, 4, 5, 6]) {
+        run(seed, 400, false);
     }
 }
 
 #[test]
 fn a_random_mix_with_the_startup_process_killed_leaves_both_nodes_equal() {
-    for seed in random::seeds(&[4, 5]) {
-        run(seed, 150, true);
+    for seed in random::seeds(&[7, 8, 9, 10]) {
+        run(seed, 300, true);
     }
 }
