@@ -50,6 +50,8 @@ enum End {
     Terminated,
     /// The upstream said that this is all; said in the log already.
     LogEnded,
+    /// The disk is full: what the stream counts as written is not. The text of the FATAL.
+    Unwritten(String),
     /// Anything else: the text of the FATAL.
     Failed(String),
 }
@@ -59,7 +61,7 @@ impl fmt::Display for End {
         f.write_str(match self {
             End::Terminated => "terminating walreceiver process due to administrator command",
             End::LogEnded => "replication terminated by primary server",
-            End::Failed(text) => text,
+            End::Unwritten(text) | End::Failed(text) => text,
         })
     }
 }
@@ -109,8 +111,8 @@ fn say_why(node: &Node, end: &End) {
     match end {
         End::LogEnded => {}
         End::Terminated => fatal(reason),
-        End::Failed(_) if node.walreceiver.last_error.get() == reason => tracing::debug!("{text}"),
-        End::Failed(_) => fatal(&text),
+        _ if node.walreceiver.last_error.get() == reason => tracing::debug!("{text}"),
+        End::Unwritten(_) | End::Failed(_) => fatal(&text),
     }
     node.walreceiver.last_error.set(reason);
 }
@@ -160,6 +162,8 @@ struct WalReceiver {
     store: SegmentStore,
     timeline: TimelineId,
     stream: Stream,
+    /// Everything before this is in the files: behind `stream.write()` when a write has failed.
+    written: Lsn,
     /// Everything before this is durable, of what this process wrote.
     synced: Lsn,
     /// Messages may be there that no wait will report: reading was stopped for an fsync.
@@ -186,7 +190,7 @@ impl WalReceiver {
         };
         let stream = Stream::new(clock::now(), begin, timing);
         let store = node.segment_store();
-        WalReceiver { node, me, upstream, store, timeline, stream, synced: start, more: true }
+        WalReceiver { node, me, upstream, store, timeline, stream, written: start, synced: start, more: true }
     }
 
     fn run(mut self) -> Result<Never, End> {
@@ -196,8 +200,9 @@ impl WalReceiver {
         shared.streamed.store(1, Ordering::Release);
         shared.set_state(WalRcvState::Streaming);
         let result = self.receive_for_ever();
-        // What came in is worth keeping, whatever ended the stream.
-        if self.stream.write() > self.synced {
+        // What came in is worth keeping, whatever ended the stream; but to call durable what could not be written
+        // would lose it.
+        if self.stream.write() > self.synced && !matches!(result, Err(End::Unwritten(_))) {
             self.sync();
             self.publish(self.stream.flushed(), self.stream.horizon());
         }
@@ -258,6 +263,7 @@ impl WalReceiver {
                 SenderMessage::Wal { start, wal_end, send_time, wal } => {
                     self.stream.wal(now, start, wal.len(), wal_end).map_err(End::of_gap)?;
                     write(&mut self.store, self.timeline, start, wal)?;
+                    self.written = self.stream.write();
                     self.node.walreceiver.written.fetch_max(self.stream.write().0, Ordering::Release);
                     note_message(self.node, wal_end, send_time);
                 }
@@ -341,7 +347,7 @@ fn write(store: &mut SegmentStore, timeline: TimelineId, at: Lsn, bytes: &[u8]) 
         if !error.is_full_disk() {
             panic_severity(&error.to_string());
         }
-        End::Failed(error.to_string())
+        End::Unwritten(error.to_string())
     })
 }
 
