@@ -162,8 +162,6 @@ struct WalReceiver {
     store: SegmentStore,
     timeline: TimelineId,
     stream: Stream,
-    /// Everything before this is in the files: behind `stream.write()` when a write has failed.
-    written: Lsn,
     /// Everything before this is durable, of what this process wrote.
     synced: Lsn,
     /// Messages may be there that no wait will report: reading was stopped for an fsync.
@@ -190,7 +188,7 @@ impl WalReceiver {
         };
         let stream = Stream::new(clock::now(), begin, timing);
         let store = node.segment_store();
-        WalReceiver { node, me, upstream, store, timeline, stream, written: start, synced: start, more: true }
+        WalReceiver { node, me, upstream, store, timeline, stream, synced: start, more: true }
     }
 
     fn run(mut self) -> Result<Never, End> {
@@ -263,7 +261,6 @@ impl WalReceiver {
                 SenderMessage::Wal { start, wal_end, send_time, wal } => {
                     self.stream.wal(now, start, wal.len(), wal_end).map_err(End::of_gap)?;
                     write(&mut self.store, self.timeline, start, wal)?;
-                    self.written = self.stream.write();
                     self.node.walreceiver.written.fetch_max(self.stream.write().0, Ordering::Release);
                     note_message(self.node, wal_end, send_time);
                 }
