@@ -40,7 +40,8 @@
 //!
 //! `owner_pid` is read once by the setter. The owner may change meanwhile: then a former owner gets a SIGURG,
 //! which every process ignores, and the new owner needs none, because who takes a latch looks for work
-//! afterwards (an eventfd is the slot's: it may wake the new owner in vain). Should even the pid be somebody else's by now: the default action of SIGURG is to be ignored.
+//! afterwards (an eventfd is the slot's: it may wake the new owner in vain). Should even the pid be somebody else's
+//! by now: the default action of SIGURG is to be ignored.
 //!
 //! Follows PostgreSQL 18 src/backend/storage/ipc/latch.c; differs in: no handler ever sets a latch, so the
 //! owner never has to wake itself.

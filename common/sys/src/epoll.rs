@@ -1,5 +1,5 @@
-//! Epoll, level-triggered unless asked otherwise, with time-outs to the microsecond where the kernel has them (epoll_pwait2, Linux
-//! 5.11).
+//! Epoll, level-triggered unless asked otherwise, with time-outs to the microsecond where the kernel has them
+//! (epoll_pwait2, Linux 5.11).
 //!
 //! An epoll descriptor that a child inherits is the *same* set as the parent's: the child must only close it
 //! (drop does no more than that), never change it.

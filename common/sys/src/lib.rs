@@ -2,8 +2,8 @@
 //!
 //! Everything above sees small safe types instead of system calls, so that `unsafe` needs to be read in one
 //! place only. A module per facility: [`fork`], [`process`] (pids, pidfds), [`signal`] (masks, signalfd,
-//! self-pipe), [`epoll`], [`mod@poll`], [`eventfd`], [`pipe`], [`net`] (sockets), [`mmap`] and [`futex`] (shared memory), [`mod@file`] (durability),
-//! [`clock`], [`random`].
+//! self-pipe), [`epoll`], [`mod@poll`], [`eventfd`], [`pipe`], [`net`] (sockets), [`mmap`] and [`futex`] (shared
+//! memory), [`mod@file`] (durability), [`clock`], [`random`].
 //!
 //! Invariants of the whole crate: every descriptor is close-on-exec; EINTR of a call that can be repeated
 //! never reaches the caller; sockets, signalfds, eventfds and pipes never block. Linux only.

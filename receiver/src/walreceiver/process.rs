@@ -7,10 +7,10 @@
 //! Sleeps on the upstream's socket, its latch, the postmaster's death and the one deadline that `stream` computes. Its latch
 //! is set by the startup process when the tables have come further (`force_reply`).
 //!
-//! Ends with status 1 whatever happens: the upstream is gone, silent, of another database, or at the end of the timeline; SIGTERM. It says why
-//! in the log, but a reason that repeats is said once: the startup process tries again for ever, with its own bounded
-//! back-off. What was written by then is made durable before it ends. A log file that can't be written or
-//! synced is a PANIC, but for a full disk.
+//! Ends with status 1 whatever happens: the upstream is gone, silent, of another database, or at the end of the
+//! timeline; SIGTERM. It says why in the log, but a reason that repeats is said once: the startup process tries again
+//! for ever, with its own bounded back-off. What was written by then is made durable before it ends. A log file that
+//! can't be written or synced is a PANIC, but for a full disk.
 //!
 //! Must never be added: a report of bytes that are not durable as flushed; a decision about retries.
 //!

@@ -1,14 +1,15 @@
 //! The walsender process: serves one replication connection.
 //!
-//! It begins as a client backend whose startup packet asked for replication. It takes replication commands one after the other, and streams.
+//! It begins as a client backend whose startup packet asked for replication. It takes replication commands one after
+//! the other, and streams.
 //!
 //! Sleeps on its socket, its latch, the postmaster's death and, while it streams, the one deadline that `session`
 //! computes. Woken by whoever flushed the log or moved the horizon ([`Node::wake_walsenders`]).
 //!
 //! Normal stop: the client leaves (exit 0); or the node does: the checkpointer says WALSND_INIT_STOPPING (without a stream
-//! the process ends at once, with one it goes on until everything is sent), the postmaster says STOP when the shutdown checkpoint is
-//! in the log, and the stream drains. SIGTERM ends it at any time (FATAL 57P01, exit 1); it holds nothing durable, so
-//! no way to end it harms the node.
+//! the process ends at once, with one it goes on until everything is sent), the postmaster says STOP when the
+//! shutdown checkpoint is in the log, and the stream drains. SIGTERM ends it at any time (FATAL 57P01, exit 1); it
+//! holds nothing durable, so no way to end it harms the node.
 //!
 //! Must never be added: a wait in which the stream's timers don't count, or a read of the log beyond the flush LSN.
 //!
