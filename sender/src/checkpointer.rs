@@ -3,7 +3,7 @@
 //! Started with the startup process, on every node. Sleeps on its latch, the postmaster's death and one computed
 //! timeout: the next timed checkpoint. A checkpoint is, in this order:
 //!
-//! 1. read the applied LSN, fdatasync `state.db-wal`: what the tables hold is durable up to there, that is redo;
+//! 1. read the LSN that the committed tables hold, fdatasync `state.db-wal`: what the tables hold is durable up to there, that is redo;
 //! 2. copy SQLite's log into `state.db` as far as no reader is in the way (PASSIVE: it waits for nobody);
 //! 3. primary: insert the checkpoint record with that redo and the horizon, flush;
 //! 4. replace the control file.
@@ -173,12 +173,12 @@ impl Checkpointer {
 
     /// Makes what the tables hold durable; returns up to where.
     fn sync_tables(&self) -> io::Result<Lsn> {
-        let applied = self.node.recovery.applied();
+        let committed = self.node.recovery.committed();
         let path = self.node.data.state_db_wal();
         match fs::File::open(&path).and_then(|file| file.sync_data()) {
-            Ok(()) => Ok(applied),
+            Ok(()) => Ok(committed),
             // No log of SQLite's own: nothing was committed since state.db was synced.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(applied),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(committed),
             Err(error) => {
                 panic_severity(&format!("could not fdatasync file \"{}\": {error}", path.display()))
             }

@@ -56,6 +56,8 @@ pub struct Node {
     pub recovery: &'static RecoveryCtl,
     /// LSN up to which each process waits for the tables (0: it doesn't); one word per process slot.
     pub apply_waits: &'static [AtomicU64],
+    /// Since when each process has been reading the tables (monotonic clock, ns; 0: it isn't); one word per process slot.
+    pub reading_since: &'static [AtomicU64],
     /// Writes on their way from sessions to the startup process.
     pub requests: Requests,
     /// What each process shows of itself in pg_stat_activity; one per process slot.
@@ -71,7 +73,7 @@ pub struct Node {
 impl Node {
     /// Bytes of shared memory beside the process slots.
     pub fn shmem_size(settings: &Settings, slots: usize) -> usize {
-        let per_slot = 2 * size_of::<AtomicU64>() + size_of::<BackendStatus>();
+        let per_slot = 3 * size_of::<AtomicU64>() + size_of::<BackendStatus>();
         WalBuffers::shmem_size(settings.wal_buffers)
             + slots * per_slot
             + Requests::shmem_size(settings, slots)
@@ -97,6 +99,7 @@ impl Node {
             flush_waits: shmem.alloc_array(slots),
             recovery: shmem.alloc(),
             apply_waits: shmem.alloc_array(slots),
+            reading_since: shmem.alloc_array(slots),
             requests: Requests::create(shmem, &settings, slots),
             statuses: shmem.alloc_array(slots),
             walsenders: shmem.alloc_array(settings.max_wal_senders as usize),

@@ -4,21 +4,25 @@
 //! users of PostgreSQL expect: who was told "committed" may tell others) waits until `applied` reaches `acknowledged`:
 //!
 //! ```text
-//! reader:  apply_waits[me] := lsn ; full fence ; read applied ; sleep on the own latch
-//! startup: applied := lsn (commit done) ; full fence ; read apply_waits, set latches
+//! reader:  apply_waits[me] := lsn ; full fence ; look at applied ; sleep on the own latch
+//! startup: applied := lsn (commit done) ; full fence ; look at apply_waits, set latches
 //! ```
+//!
+//! ([`crate::ordering`] tells why nobody sleeps for ever.)
 //!
 //! Follows PostgreSQL 15 XLogRecoveryCtlData in src/backend/access/transam/xlogrecovery.c; differs in: `acknowledged`
 //! and the waiters, as here the tables are committed after the outcome was sent.
 
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use ipc::proc::ProcNumber;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
+use sys::clock::{self, MonoTime};
 use wal::lsn::Lsn;
 
 use crate::node::Node;
+use crate::ordering;
 use crate::wait::wait_latch;
 
 ipc::shared_struct! {
@@ -28,6 +32,9 @@ ipc::shared_struct! {
         pub in_recovery: AtomicU32,
         /// Everything below is committed in the tables. Only grows.
         pub applied: AtomicU64,
+        /// The LSN that the committed tables hold themselves, where recovery would begin. Behind `applied` by records
+        /// that change no table, and by less than a segment.
+        pub committed: AtomicU64,
         /// Outcomes were sent for everything below: readers wait for it. Only grows.
         pub acknowledged: AtomicU64,
         /// End of the last record that the startup process has read; pg_last_wal_replay_lsn().
@@ -49,7 +56,17 @@ impl RecoveryCtl {
 
     /// Everything below is committed in the tables.
     pub fn applied(&self) -> Lsn {
-        Lsn(self.applied.load(Ordering::Acquire))
+        Lsn(ordering::published_position(&self.applied))
+    }
+
+    /// Where recovery would begin: the LSN that the committed tables hold.
+    pub fn committed(&self) -> Lsn {
+        Lsn(self.committed.load(Ordering::Acquire))
+    }
+
+    /// Notes that the tables were committed with this LSN. The startup process only, before `publish_applied`.
+    pub fn note_committed(&self, lsn: Lsn) {
+        self.committed.store(lsn.0, Ordering::Release);
     }
 
     /// End of the last record replayed.
@@ -59,15 +76,13 @@ impl RecoveryCtl {
 
     /// Publishes a commit of the tables and wakes the readers that waited for it. The startup process only.
     pub fn publish_applied(&self, node: &Node, lsn: Lsn) {
-        self.applied.store(lsn.0, Ordering::Release);
-        // Pairs with the fence in `wait_applied`.
-        fence(Ordering::SeqCst);
+        ordering::publish_position(&self.applied, lsn.0);
+        ordering::before_looking_for_waiters();
         if self.waiters.load(Ordering::Relaxed) == 0 {
             return;
         }
         for (index, waiting) in node.apply_waits.iter().enumerate() {
-            let wanted = waiting.load(Ordering::Relaxed);
-            if wanted != 0 && wanted <= lsn.0 {
+            if ordering::awaited(waiting).is_some_and(|wanted| wanted <= lsn.0) {
                 node.procs.set_latch(ProcNumber(index as u32));
             }
         }
@@ -75,10 +90,11 @@ impl RecoveryCtl {
 
     /// Publishes whether the tables' disk is full; readers that wait look again. The startup process only.
     pub fn set_no_room(&self, node: &Node, no_room: bool) {
-        let before = self.no_room.swap(u32::from(no_room), Ordering::SeqCst);
+        let before = self.no_room.swap(u32::from(no_room), Ordering::AcqRel);
         if no_room && before == 0 {
+            ordering::before_looking_for_waiters();
             for (number, waiting) in (0..).map(ProcNumber).zip(node.apply_waits) {
-                if waiting.load(Ordering::SeqCst) != 0 {
+                if ordering::awaited(waiting).is_some() {
                     node.procs.set_latch(number);
                 }
             }
@@ -103,16 +119,21 @@ pub enum Waited {
 }
 
 /// Waits until the tables hold everything below `lsn`, `stop` says that an interrupt wants attention, or there is no
-/// room for the tables.
-pub fn wait_applied(node: &Node, me: &Me, lsn: Lsn, mut stop: impl FnMut() -> bool) -> Waited {
+/// room for the tables. `stop` is asked again when `deadline` has come.
+pub fn wait_applied(
+    node: &Node,
+    me: &Me,
+    lsn: Lsn,
+    deadline: Option<MonoTime>,
+    mut stop: impl FnMut() -> bool,
+) -> Waited {
     let control = node.recovery;
     if control.applied() >= lsn {
         return Waited::Applied;
     }
     let waiting = &node.apply_waits[me.number().0 as usize];
-    control.waiters.fetch_add(1, Ordering::SeqCst);
-    waiting.store(lsn.0, Ordering::SeqCst);
-    fence(Ordering::SeqCst);
+    control.waiters.fetch_add(1, Ordering::Relaxed);
+    ordering::announce_wait(waiting, lsn.0);
     // The startup process may be gathering a larger transaction, or asleep with this one open.
     node.wake_startup();
     let waited = loop {
@@ -122,14 +143,15 @@ pub fn wait_applied(node: &Node, me: &Me, lsn: Lsn, mut stop: impl FnMut() -> bo
         if stop() {
             break Waited::Interrupted;
         }
-        if control.no_room.load(Ordering::SeqCst) != 0 {
+        if control.no_room.load(Ordering::Acquire) != 0 {
             break Waited::NoRoom;
         }
-        wait_latch(me, None, WaitEvent::TableApply);
+        let timeout = deadline.map(|deadline| deadline.saturating_since(clock::now()));
+        wait_latch(me, timeout, WaitEvent::TableApply);
         me.latch().reset();
     };
-    waiting.store(0, Ordering::SeqCst);
-    control.waiters.fetch_sub(1, Ordering::SeqCst);
+    ordering::end_wait(waiting);
+    control.waiters.fetch_sub(1, Ordering::Relaxed);
     me.latch().set();
     waited
 }

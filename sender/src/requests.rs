@@ -28,6 +28,8 @@ use ipc::shmem::{SharedBytes, Shmem};
 use settings::Settings;
 use sys::clock::MonoTime;
 
+use crate::ordering;
+
 /// Bytes of room for an answer.
 pub const ANSWER_BYTES: usize = 256 * 1024;
 
@@ -108,51 +110,52 @@ impl Requests {
     /// Panics when one is under way already.
     pub fn submit(&self, session: ProcNumber, request: &[u8], deadline: Option<MonoTime>) -> bool {
         let slot = self.slot(session);
-        assert_eq!(slot.state.load(Ordering::Acquire), IDLE, "a session has one request under way");
+        assert!(ordering::is_given(&slot.state, IDLE), "a session has one request under way");
         if request.len() > self.request_bytes {
             return false;
         }
         self.bytes.write(self.room(session).start, request);
         slot.length.store(request.len() as u32, Ordering::Relaxed);
         slot.deadline.store(deadline.map_or(0, MonoTime::as_nanos), Ordering::Relaxed);
-        slot.state.store(READY, Ordering::Release);
+        ordering::give_away(&slot.state, READY);
         true
     }
 
     /// Takes the own request back; false when the startup process has it already.
     pub fn withdraw(&self, session: ProcNumber) -> bool {
-        self.slot(session).state.compare_exchange(READY, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        ordering::take_place(&self.slot(session).state, READY, IDLE)
     }
 
     /// The answer, once it is there.
     pub fn outcome(&self, session: ProcNumber) -> Option<Vec<u8>> {
         let slot = self.slot(session);
-        if slot.state.load(Ordering::Acquire) != DONE {
+        if !ordering::is_given(&slot.state, DONE) {
             return None;
         }
         let mut answer = vec![0; (slot.length.load(Ordering::Relaxed) as usize).min(ANSWER_BYTES)];
         self.bytes.read(self.answer_room(session), &mut answer);
-        slot.state.store(IDLE, Ordering::Release);
+        ordering::give_away(&slot.state, IDLE);
         Some(answer)
     }
 
     /// Makes the place empty for a new session (its predecessor may have died with a request under way only when the
     /// whole node goes down).
     pub fn reset(&self, session: ProcNumber) {
-        self.slot(session).state.store(IDLE, Ordering::Release);
+        ordering::give_away(&self.slot(session).state, IDLE);
     }
 
-    /// Takes the requests that are complete, from `first` on, around once; at most `most`. The startup process only.
-    pub fn take(&self, first: usize, most: usize) -> Vec<Taken> {
+    /// Takes the requests that are complete, from the session `first` on, around once; at most `most`. The startup
+    /// process only.
+    pub fn take(&self, first: ProcNumber, most: usize) -> Vec<Taken> {
         let mut taken = Vec::new();
+        let first = first.0.saturating_sub(ProcNumber::FIRST_BACKEND.0) as usize;
         for step in 0..self.slots.len() {
             if taken.len() == most {
                 break;
             }
             let index = (first + step) % self.slots.len();
             let slot = &self.slots[index];
-            if slot.state.load(Ordering::Relaxed) != READY
-                || slot.state.compare_exchange(READY, TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_err()
+            if slot.state.load(Ordering::Relaxed) != READY || !ordering::take_place(&slot.state, READY, TAKEN)
             {
                 continue;
             }
@@ -171,7 +174,7 @@ impl Requests {
 
     /// Whether any request waits.
     pub fn any_ready(&self) -> bool {
-        self.slots.iter().any(|slot| slot.state.load(Ordering::Acquire) == READY)
+        self.slots.iter().any(|slot| ordering::is_given(&slot.state, READY))
     }
 
     /// Puts an answer in its place; the caller then sets the session's latch. The startup process only.
@@ -182,7 +185,7 @@ impl Requests {
         let slot = self.slot(session);
         self.bytes.write(self.answer_room(session), answer);
         slot.length.store(answer.len() as u32, Ordering::Relaxed);
-        slot.state.store(DONE, Ordering::Release);
+        ordering::give_away(&slot.state, DONE);
     }
 
     /// Number of places.
@@ -208,11 +211,11 @@ mod tests {
         let me = ProcNumber(ProcNumber::FIRST_BACKEND.0 + 1);
         assert!(requests.submit(me, b"INSERT", Some(MonoTime::from_nanos(9))));
         assert!(requests.outcome(me).is_none());
-        let taken = requests.take(0, 10);
+        let taken = requests.take(ProcNumber::FIRST_BACKEND, 10);
         assert_eq!(taken.len(), 1);
         assert_eq!((taken[0].session, taken[0].request.as_slice()), (me, b"INSERT".as_slice()));
         assert!(!requests.withdraw(me));
-        assert!(requests.take(0, 10).is_empty());
+        assert!(requests.take(ProcNumber::FIRST_BACKEND, 10).is_empty());
         requests.answer(me, b"INSERT 0 1");
         assert_eq!(requests.outcome(me).unwrap(), b"INSERT 0 1");
         assert!(requests.submit(me, b"next", None));
@@ -235,7 +238,11 @@ mod tests {
         for index in 0..3 {
             assert!(requests.submit(ProcNumber(ProcNumber::FIRST_BACKEND.0 + index), &[index as u8], None));
         }
-        let order: Vec<u8> = requests.take(2, 2).iter().map(|taken| taken.request[0]).collect();
+        let order: Vec<u8> = requests
+            .take(ProcNumber(ProcNumber::FIRST_BACKEND.0 + 2), 2)
+            .iter()
+            .map(|taken| taken.request[0])
+            .collect();
         assert_eq!(order, [2, 0]);
         assert!(requests.any_ready());
     }

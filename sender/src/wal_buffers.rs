@@ -4,25 +4,21 @@
 //! before it writes there, which ends the life of the page that lay in the slot; it may do so only when that older page
 //! has been written to its file. Who writes to the file reads complete pages out of the ring without a lock, as the
 //! claim waits for the write. Walsenders read without any lock and must therefore look twice:
-//!
-//! ```text
-//! inserter: initialized := end of the claimed page ; release fence ; change bytes
-//! reader:   copy bytes ; acquire fence ; read initialized
-//! ```
-//!
-//! If the copy contains a changed byte, the fences make the new value of `initialized` visible to the reader's last
-//! step, and it throws the copy away and reads from the file.
+//! whether the page was claimed while they copied ([`crate::ordering`]); then they throw the copy away and read from the
+//! file.
 //!
 //! Follows PostgreSQL 17 WALReadFromBuffers() and AdvanceXLInsertBuffer() in src/backend/access/transam/xlog.c;
 //! differs in: no lock per page, as there is one inserter at a time.
 
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipc::shmem::{SharedBytes, Shmem};
 use wal::lsn::Lsn;
 use wal::page::PAGE_SIZE;
+
+use crate::ordering;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -93,9 +89,7 @@ impl WalBuffers {
     /// Takes the slot of `page` and zeroes it. Under the insert lock; the predecessor is in its file.
     pub fn claim(&self, page: Lsn) {
         debug_assert_eq!(page.page_offset(), 0);
-        self.ctl.initialized.store((page + PAGE).0, Ordering::Release);
-        // Pairs with the acquire fence of `read`: bytes changed from here on are seen only with the new `initialized`.
-        fence(Ordering::Release);
+        ordering::claim_page(&self.ctl.initialized, (page + PAGE).0);
         let slot = self.slot(page);
         self.bytes.zero(slot..slot + PAGE_SIZE);
     }
@@ -110,7 +104,9 @@ impl WalBuffers {
     ///
     /// The range must be below the flush LSN (what is beyond may be half written).
     pub fn read(&self, start: Lsn, into: &mut [u8]) -> bool {
-        if start.0 < self.ctl.valid_from.load(Ordering::Relaxed) || !self.holds(start) {
+        if start.0 < self.ctl.valid_from.load(Ordering::Relaxed)
+            || !ordering::in_ring(&self.ctl.initialized, start.0, self.size())
+        {
             return false;
         }
         let mut done = 0;
@@ -120,12 +116,7 @@ impl WalBuffers {
             self.bytes.read(slot, &mut into[done..done + length]);
             done += length;
         }
-        fence(Ordering::Acquire);
-        self.holds(start)
-    }
-
-    fn holds(&self, start: Lsn) -> bool {
-        start.0 + self.size() >= self.ctl.initialized.load(Ordering::Relaxed)
+        ordering::copy_is_good(&self.ctl.initialized, start.0, self.size())
     }
 
     /// Writes the pages from `start` to `end` (both page boundaries, one segment) to their place in `file`.

@@ -2,8 +2,7 @@
 //!
 //! Started by the postmaster when a primary's recovery has ended. Sleeps on its latch, the postmaster's death and one
 //! computed timeout: none while everything inserted is durable, `wal_writer_delay` after it was woken because something
-//! is not. Inserters that don't flush themselves set its latch (asynchronous commits); so do sessions that waited for
-//! nobody. On SIGTERM it flushes the rest and exits 0; anything else is a crash of the node.
+//! is not. Its latch is set by inserters that don't flush themselves (asynchronous commits) and by who has begun a segment. On SIGTERM it flushes the rest and exits 0; anything else is a crash of the node.
 //!
 //! Must never be needed for the progress of others: who waits for a flush does it alone ([`crate::xlog`]). Must not
 //! grow into a place for other background work.
@@ -37,7 +36,8 @@ pub fn walwriter_main(node: &'static Node, me: Me) -> i32 {
         if !unflushed {
             flush_due = None;
         } else if flush_due.is_some_and(|due| due <= now) || is_much(node, node.wal.insert_lsn()) {
-            xlog.flush_background();
+            // Not try and go on: while somebody else is at it, this would be a busy loop.
+            xlog.flush(node.wal.insert_lsn());
             flush_due = None;
             continue;
         } else if flush_due.is_none() {

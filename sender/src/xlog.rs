@@ -9,9 +9,10 @@
 //! downstream ever holds half of one that this node may still lose.
 //!
 //! No wake-up is lost, step by step. A waiter stores the LSN that it waits for, then (full fence) tries the lock again;
-//! the holder frees the lock, then (full fence) looks through the waiters. With both fences at least one sees the
-//! other: the waiter finds the lock free, or the holder finds the waiter and sets its latch. Of those whose LSN is not
-//! flushed yet the holder wakes one, who becomes the next flusher and wakes on.
+//! the holder frees the lock, then (full fence) looks through the waiters ([`crate::ordering`]). With both fences at
+//! least one sees the other: the waiter finds the lock free, or the holder finds the waiter and sets its latch. Of those
+//! whose LSN is not flushed yet the holder wakes one, who becomes the next flusher and wakes on: an LSN beyond the last
+//! holder's flush can only be flushed by somebody who takes the lock after it, and who looks through the waiters again.
 //!
 //! **A record larger than the ring** is written by its inserter: when the next page's slot holds a page that is not in
 //! its file yet, the inserter writes complete pages out itself (without fsync, without moving the flush LSN).
@@ -23,9 +24,10 @@
 //!
 //! Follows PostgreSQL 15 src/backend/access/transam/xlog.c; differs in: one insert lock, flush LSN at record ends only.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ipc::lwlock::LwLock;
+use ipc::proc::ProcNumber;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
 use wal::layout::{Chunk, Placement};
@@ -38,6 +40,7 @@ use wal::timeline::TimelineId;
 
 use crate::log::panic_severity;
 use crate::node::Node;
+use crate::ordering;
 use crate::wait::wait_latch;
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -72,7 +75,7 @@ ipc::shared_struct! {
 impl WalCtl {
     /// Everything below is durable on this node.
     pub fn flush_lsn(&self) -> Lsn {
-        Lsn(self.flushed.load(Ordering::Acquire))
+        Lsn(ordering::published_position(&self.flushed))
     }
 
     /// The tables may be committed up to here (a standby adds its own flush LSN to the comparison).
@@ -82,7 +85,7 @@ impl WalCtl {
 
     /// End of the last complete record.
     pub fn insert_lsn(&self) -> Lsn {
-        Lsn(self.insert_end.load(Ordering::Acquire))
+        Lsn(ordering::published_position(&self.insert_end))
     }
 
     /// Raises the horizon; true when it moved.
@@ -147,7 +150,8 @@ impl Xlog {
     pub fn insert(&mut self, body: &mut RecordBody) -> Result<Inserted, StoreError> {
         loop {
             let guard = self.ctl().insert_lock.lock();
-            let placement = self.node.place(self.ctl().insert_lsn(), body.tot_len());
+            let before = self.ctl().insert_lsn();
+            let placement = self.node.place(before, body.tot_len());
             if !self.is_prepared(placement.end) {
                 drop(guard);
                 self.prepare_to(placement.end)?;
@@ -155,6 +159,8 @@ impl Xlog {
             }
             self.copy(&placement, body);
             self.publish(placement.start, placement.end);
+            drop(guard);
+            self.begin_segment(before, placement.end);
             return Ok(Inserted { start: placement.start, end: placement.end });
         }
     }
@@ -183,7 +189,17 @@ impl Xlog {
                 self.claim(self.node.buffers.initialized());
             }
             self.publish(switch.record.start, switch.next);
+            drop(guard);
+            self.begin_segment(end, switch.next);
             return Ok(switch.record.end);
+        }
+    }
+
+    /// Has the walwriter make the segment after the one that a record has begun, so that its inserter needn't.
+    fn begin_segment(&self, before: Lsn, end: Lsn) {
+        let size = self.node.segment_size;
+        if size.number_of(before) != size.number_of(end) {
+            self.node.procs.set_latch(ProcNumber::WAL_WRITER);
         }
     }
 
@@ -209,7 +225,7 @@ impl Xlog {
 
     fn publish(&self, start: Lsn, end: Lsn) {
         self.ctl().prev_record.store(start.0, Ordering::Relaxed);
-        self.ctl().insert_end.store(end.0, Ordering::Release);
+        ordering::publish_position(&self.ctl().insert_end, end.0);
     }
 
     /// Takes the next page of the ring, writing out the page in its slot if nobody did yet. Under the insert lock.
@@ -231,7 +247,10 @@ impl Xlog {
         let size = self.node.segment_size;
         let from = size.number_of(Lsn(self.ctl().prepared.load(Ordering::Relaxed)));
         for number in from.0..=size.number_before(end).0 {
-            self.store.prepare_ahead(self.ctl().timeline(), SegmentNumber(number))?;
+            if !self.store.prepare_ahead(self.ctl().timeline(), SegmentNumber(number))? {
+                // Another process has just made it; that its name is durable only a sync of our own can tell.
+                self.store.sync_directory()?;
+            }
             self.ctl().prepared.fetch_max(size.first_byte(SegmentNumber(number + 1)).0, Ordering::AcqRel);
         }
         Ok(())
@@ -250,21 +269,23 @@ impl Xlog {
     /// Returns when everything below `upto` is durable. Flushes itself when nobody does.
     ///
     /// Not interruptible (the wait is that of one fsync); sets the own latch before it returns if it consumed a set.
+    ///
+    /// Panics when nothing was inserted up to there: it would wait for ever.
     pub fn flush(&mut self, upto: Lsn) {
+        assert!(upto <= self.ctl().insert_lsn(), "flush of {upto}, beyond the end of the log");
         let mut slept = false;
         while self.ctl().flush_lsn() < upto {
             if self.try_flush() {
                 continue;
             }
             let waiting = self.node.flush_wait(self.me.number());
-            waiting.store(upto.0, Ordering::SeqCst);
-            fence(Ordering::SeqCst);
+            ordering::announce_wait(waiting, upto.0);
             if self.ctl().flush_lsn() < upto && !self.try_flush() {
                 wait_latch(&self.me, None, WaitEvent::WalSync);
                 self.me.latch().reset();
                 slept = true;
             }
-            waiting.store(0, Ordering::SeqCst);
+            ordering::end_wait(waiting);
         }
         if slept {
             // The set that was consumed may have been somebody else's news.
@@ -282,7 +303,7 @@ impl Xlog {
         if moved {
             self.write_to(target);
             self.sync(target);
-            self.ctl().flushed.store(target.0, Ordering::SeqCst);
+            ordering::publish_position(&self.ctl().flushed, target.0);
             self.ctl().advance_horizon(target);
         }
         drop(guard);
@@ -291,11 +312,6 @@ impl Xlog {
             self.node.wake_walsenders();
         }
         true
-    }
-
-    /// Flushes everything inserted so far; returns at once when somebody else is flushing (who then wakes on).
-    pub fn flush_background(&mut self) -> bool {
-        self.try_flush()
     }
 
     /// Writes whole pages up to the one that holds the byte before `upto`. Under the write lock.
@@ -327,6 +343,7 @@ impl Xlog {
     fn sync(&mut self, upto: Lsn) {
         let number = self.node.segment_size.number_before(upto);
         self.ctl().syncs.fetch_add(1, Ordering::Relaxed);
+        let _published = self.me.publish_wait(WaitEvent::WalSync);
         if let Err(error) = self.store.sync(self.ctl().timeline(), number) {
             panic_severity(&error.to_string());
         }
@@ -334,13 +351,12 @@ impl Xlog {
 
     /// Wakes everybody whose LSN is flushed, and one of the others: the next flusher. After the write lock is free.
     fn wake_flush_waiters(&self) {
-        // Pairs with the fence in `flush`: see the header.
-        fence(Ordering::SeqCst);
+        ordering::before_looking_for_waiters();
         let flushed = self.ctl().flush_lsn();
         let mut next_found = false;
         for (number, waiting) in self.node.flush_waits() {
-            let lsn = waiting.load(Ordering::Relaxed);
-            if lsn == 0 || (lsn > flushed.0 && next_found) {
+            let Some(lsn) = ordering::awaited(waiting) else { continue };
+            if lsn > flushed.0 && next_found {
                 continue;
             }
             next_found |= lsn > flushed.0;

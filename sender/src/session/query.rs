@@ -12,11 +12,14 @@
 //! Follows PostgreSQL 15 exec_simple_query() in src/backend/tcop/postgres.c; differs in: a block's writes run at its
 //! end, so inside it tags say 0 and a read after a write is refused.
 
+use std::sync::atomic::Ordering;
+
 use engine::error::{SqlError, SqlState};
 use engine::rows::{Column, CommandTag, Row, RowSink};
 use engine::sql::{self, Isolation, Kind, Statement, TransactionModes};
 use ipc::interrupt::Interrupts;
 use settings::session::Scope;
+use sys::clock;
 use wal::lsn::Lsn;
 use wire::backend;
 use wire::error::ErrorResponse;
@@ -168,7 +171,11 @@ impl Session {
         self.reader()?;
         let reader = self.reader.as_mut().expect("opened by the line above");
         let mut sink = ClientRows { connection: &mut self.connection, broken: None };
+        // Before SQLite takes its snapshot: who keeps the tables' log from being cut is found by this.
+        let reading_since = &self.node.reading_since[self.me.number().index()];
+        reading_since.store(clock::now().as_nanos(), Ordering::Release);
         let result = reader.query(&statement.sql, &*self.control, &mut sink);
+        reading_since.store(0, Ordering::Release);
         if let Some(report) = sink.broken {
             return Err(report.into());
         }
@@ -179,10 +186,12 @@ impl Session {
 
     /// A reader sees everything that was acknowledged before it began, to whomever.
     fn wait_for_tables(&mut self) -> Result<(), Failure> {
-        let acknowledged = Lsn(self.node.recovery.acknowledged.load(std::sync::atomic::Ordering::Acquire));
+        let acknowledged = Lsn(self.node.recovery.acknowledged.load(Ordering::Acquire));
         let wanted = acknowledged.max(self.last_write);
         let control = &self.control;
-        match wait_applied(self.node, &self.me, wanted, || control.interruption().is_some()) {
+        match wait_applied(self.node, &self.me, wanted, control.deadline(), || {
+            control.interruption().is_some()
+        }) {
             Waited::Applied => Ok(()),
             Waited::Interrupted => match self.control.interruption() {
                 Some(interruption) => Err(interruption.error().into()),
@@ -270,7 +279,7 @@ impl Session {
             Some(_) => self.warn("25001", "there is already a transaction in progress"),
             None => {
                 self.block = Some(Block::new(read_only));
-                self.status.xact_start.store(now().0, std::sync::atomic::Ordering::Relaxed);
+                self.status.xact_start.store(now().0, Ordering::Relaxed);
             }
         }
         Ok(())
@@ -314,7 +323,7 @@ impl Session {
     }
 
     fn end_block(&mut self) {
-        self.status.xact_start.store(0, std::sync::atomic::Ordering::Relaxed);
+        self.status.xact_start.store(0, Ordering::Relaxed);
     }
 
     fn warn(&mut self, sqlstate: &str, message: &str) {

@@ -49,20 +49,10 @@ pub(super) fn follow(node: &'static Node, me: &Me, mut recovered: Recovered) -> 
             recovered.reader.seek(progress.position);
             continue;
         }
-        if take_flag(&node.checkpointer.restart_wanted) {
-            restart_tables_log(&mut recovered.tables);
-        }
-        super::watch_tables_log(node, &recovered.tables);
+        recovered.tables_log.restart_if_wanted(&mut recovered.tables);
         upstream.report(progress.position);
         let timeout = upstream.attend(me, clock::now());
         wait_latch(me, timeout, WaitEvent::RecoveryWalStream);
-    }
-}
-
-/// SQLite's log could not be copied because of readers: start it over between two transactions.
-pub(super) fn restart_tables_log(tables: &mut engine::Writer) {
-    if let Err(error) = tables.checkpoint_restart() {
-        tracing::error!("could not restart the log of the tables: {error}");
     }
 }
 
@@ -116,6 +106,8 @@ impl Upstream {
     /// Ends the walreceiver and forgets what was flushed behind `position`, so that the next one fetches it again.
     fn fetch_again(&mut self, me: &Me, position: Lsn, message: &str) {
         tracing::error!("invalid record after {position} in the log received: {message}; fetching it again");
+        // If it is the upstream's log that is damaged, every attempt streams and none helps: wait longer and longer.
+        self.node.walreceiver.streamed.store(0, Ordering::Release);
         while self.node.walreceiver.state() != WalRcvState::Stopped {
             if let Some(address) = self.node.procs.address(ProcNumber::WAL_RECEIVER) {
                 self.node.procs.send_interrupt(address, Interrupts::TERMINATE);

@@ -18,6 +18,7 @@
 
 mod follow;
 mod recovery;
+mod tables_log;
 mod writer;
 
 use std::time::Duration;
@@ -29,6 +30,8 @@ use ipc::process::Me;
 use crate::log::fatal;
 use crate::node::Node;
 
+/// Bytes of changes in one transaction of the tables: they are kept in memory until it is committed.
+const UNCOMMITTED_BYTES_MAX: usize = 16 << 20;
 /// Between two tries to write tables whose disk is full.
 const NO_ROOM_RETRY: Duration = Duration::from_secs(1);
 
@@ -64,7 +67,10 @@ pub fn startup_main(node: &'static Node, me: Me) -> i32 {
 fn run(node: &'static Node, me: Me) -> Result<(), StartupError> {
     let standby = node.data.is_standby();
     me.pm_signal(PmSignal::RECOVERY_STARTED);
-    let recovered = recovery::recover(node, &me, standby)?;
+    let Some(recovered) = recovery::recover(node, &me, standby)? else {
+        // Told to end: what is put is committed, the next start goes on there. Not a word of the end of recovery.
+        return Ok(());
+    };
     if standby {
         return follow::follow(node, &me, recovered);
     }
@@ -76,11 +82,4 @@ fn run(node: &'static Node, me: Me) -> Result<(), StartupError> {
 /// Whether this process was told to end.
 fn told_to_end(me: &Me) -> bool {
     !me.take(Interrupts::TERMINATE).is_empty()
-}
-
-/// Asks the checkpointer to copy SQLite's log when it has reached `state_wal_limit`.
-fn watch_tables_log(node: &Node, tables: &engine::Writer) {
-    if tables.wal_size() >= node.settings.state_wal_limit {
-        crate::checkpointer::request_tables_checkpoint(node);
-    }
 }

@@ -3,16 +3,23 @@
 //! The steps, each of which may be cut short by a crash and is then done again:
 //!
 //! 1. Read the applied LSN from the tables (the transaction that put the rows stored it).
-//! 2. Read the log from the last checkpoint or the applied LSN, whichever is earlier (the earlier records tell the
-//!    back link and the horizon), until a record isn't one: that is the end. A log that ends before the applied LSN is
-//!    refused: it has lost what was acknowledged.
+//! 2. Read the log from the applied LSN until a record isn't one: that is the end. Primary: from the last checkpoint, if
+//!    that is earlier, for the last record is the back link of the next. A primary's log that ends before the applied
+//!    LSN or the last checkpoint is refused: it has lost what was acknowledged. A standby fetches what it lacks.
 //! 3. Write that stretch of the log again and fsync it: bytes read back after a crash may be in the page cache alone.
 //!    Only now is it called flushed.
 //! 4. Primary: clear what lies behind the end, so that no leftover can ever chain to a new record.
 //! 5. Put the rows of the records between the applied LSN and the horizon. Primary: the horizon is the end of the log.
 //!    Standby: the largest horizon that the log itself proves; the upstream will tell more.
 //!
-//! Follows PostgreSQL 15 src/backend/access/transam/xlogrecovery.c; differs in: redo is what the tables say.
+//! **A record whose rest is missing** at the end of the log (PostgreSQL's aborted contrecord) is cut off like any other
+//! leftover. PostgreSQL must keep its first part and write OVERWRITE_CONTRECORD behind it, as its flush LSN may lie
+//! inside of a record, so that part may have been streamed. Ours is always the end of a record ([`crate::xlog`]): bytes
+//! that were streamed, reported or acknowledged belong to whole records which are durable, hence are found here. On a
+//! standby the part is simply the log as far as it came; the rest is streamed from the start of the segment.
+//!
+//! Follows PostgreSQL 15 src/backend/access/transam/xlogrecovery.c; differs in: redo is what the tables say; no
+//! OVERWRITE_CONTRECORD.
 
 use std::sync::atomic::Ordering;
 
@@ -30,7 +37,8 @@ use wal::record::Rmgr;
 use wal::source::StoreSource;
 use wal::xlog::{self, CheckPoint};
 
-use super::{NO_ROOM_RETRY, StartupError};
+use super::tables_log::TablesLog;
+use super::{NO_ROOM_RETRY, StartupError, UNCOMMITTED_BYTES_MAX};
 use crate::control::{ControlFile, NodeState};
 use crate::node::Node;
 use crate::wait::wait_latch;
@@ -39,6 +47,8 @@ use crate::wait::wait_latch;
 pub(super) struct Recovered {
     /// The tables, with everything up to the horizon committed.
     pub(super) tables: engine::Writer,
+    /// Keeps SQLite's log in front of the tables bounded.
+    pub(super) tables_log: TablesLog,
     /// End of the valid, durable log.
     pub(super) end: Lsn,
     /// Start of the last record; invalid in an empty log.
@@ -50,10 +60,14 @@ pub(super) struct Recovered {
 }
 
 /// Changes put in one transaction of the tables, at most: bounds SQLite's log and the memory of one commit.
-pub(super) const PUTS_PER_COMMIT: usize = 1000;
+const PUTS_PER_COMMIT: usize = 1000;
 
-/// Brings the tables to the end of the log (or to the horizon, on a standby).
-pub(super) fn recover(node: &'static Node, me: &Me, standby: bool) -> Result<Recovered, StartupError> {
+/// Brings the tables to the end of the log (or to the horizon, on a standby). None: told to end before that.
+pub(super) fn recover(
+    node: &'static Node,
+    me: &Me,
+    standby: bool,
+) -> Result<Option<Recovered>, StartupError> {
     let control = ControlFile::read(&node.data.control()).map_err(StartupError::new)?;
     note_recovering(node, &control, standby)?;
     let store = node.segment_store();
@@ -62,14 +76,12 @@ pub(super) fn recover(node: &'static Node, me: &Me, standby: bool) -> Result<Rec
         .map_err(|error| StartupError::new(format!("could not open the tables: {error}")))?;
     let log_start = node.segment_size.log_start();
     let applied = tables.applied_lsn().max(log_start);
-    let from = applied.min(Lsn(control.checkpoint).max(log_start));
+    let checkpoint = Lsn(control.checkpoint).max(log_start);
+    let from = if standby { applied } else { applied.min(checkpoint) };
 
-    let found = find_end(node, from)?;
-    if found.end < applied {
-        return Err(StartupError::new(format!(
-            "the log ends at {} ({}), before {applied}, up to which the tables were written\nHINT:  Segments of pg_wal were lost or damaged. Restore them, or clone the node again.",
-            found.end, found.reason
-        )));
+    let Some(found) = find_end(node, me, from)? else { return Ok(None) };
+    if !standby {
+        refuse_lost_log(&found, applied, Lsn(control.checkpoint))?;
     }
     make_durable(node, from, found.end, standby)?;
     let known = found.horizon.max(applied);
@@ -79,6 +91,7 @@ pub(super) fn recover(node: &'static Node, me: &Me, standby: bool) -> Result<Rec
 
     let mut recovered = Recovered {
         tables,
+        tables_log: TablesLog::new(node),
         end: found.end,
         last_record: found.last_record,
         reader: new_reader(node, applied),
@@ -88,10 +101,28 @@ pub(super) fn recover(node: &'static Node, me: &Me, standby: bool) -> Result<Rec
     if applied < found.end {
         tracing::info!("redo starts at {applied}");
         let done = put_with_room(node, me, &mut recovered, horizon)?;
+        if me.pending().contains(Interrupts::TERMINATE) {
+            return Ok(None);
+        }
         tracing::info!("end of the log: {}", found.reason);
         tracing::info!("redo done at {}", done.position);
     }
-    Ok(recovered)
+    Ok(Some(recovered))
+}
+
+/// What the tables hold and the last checkpoint were durable: a log without them is damaged.
+fn refuse_lost_log(found: &End, applied: Lsn, checkpoint: Lsn) -> Result<(), StartupError> {
+    let End { end, reason, .. } = found;
+    let lost = if *end < applied {
+        format!("before {applied}, up to which the tables were written")
+    } else if checkpoint.is_valid() && *end <= checkpoint {
+        format!("before the end of the last checkpoint record at {checkpoint}")
+    } else {
+        return Ok(());
+    };
+    Err(StartupError::new(format!(
+        "the log ends at {end} ({reason}), {lost}\nHINT:  Segments of pg_wal were lost or damaged. Restore them, or clone the node again."
+    )))
 }
 
 /// Says in the log and in the control file what is about to happen.
@@ -145,11 +176,14 @@ struct End {
     reason: String,
 }
 
-/// Reads until a record isn't one.
-fn find_end(node: &Node, from: Lsn) -> Result<End, StartupError> {
+/// Reads until a record isn't one. None: told to end before that.
+fn find_end(node: &Node, me: &Me, from: Lsn) -> Result<Option<End>, StartupError> {
     let mut reader = new_reader(node, from);
     let mut horizon = Lsn::INVALID;
     let reason = loop {
+        if terminated(me) {
+            return Ok(None);
+        }
         match reader.next() {
             Ok(record) => horizon = horizon.max(carried_horizon(&record)?),
             Err(ReadError::EndOfLog { message, .. }) => break message,
@@ -158,7 +192,14 @@ fn find_end(node: &Node, from: Lsn) -> Result<End, StartupError> {
         }
     };
     let last_record = reader.last_record().unwrap_or(Lsn::INVALID);
-    Ok(End { end: reader.position(), last_record, horizon, reason })
+    Ok(Some(End { end: reader.position(), last_record, horizon, reason }))
+}
+
+/// Whether the process was told to end; looks for signals, as nothing here waits.
+fn terminated(me: &Me) -> bool {
+    // An error means that the signalfd is gone; the next wait will say so.
+    let _ = me.poll_signals();
+    me.pending().contains(Interrupts::TERMINATE)
 }
 
 /// The horizon that a record was inserted with; invalid when its kind carries none.
@@ -200,6 +241,7 @@ fn publish_end(node: &Node, applied: Lsn, end: Lsn) {
     node.wal.flushed.store(end.0, Ordering::Release);
     node.recovery.acknowledged.store(applied.0, Ordering::Release);
     node.recovery.replayed.store(applied.0, Ordering::Release);
+    node.recovery.note_committed(applied);
     node.recovery.publish_applied(node, applied);
 }
 
@@ -290,11 +332,9 @@ fn put_up_to(node: &Node, me: &Me, recovered: &mut Recovered, horizon: Lsn) -> R
             }
             Err(ReadError::Io(error)) => return Err(StartupError::new(error).into()),
         }
-        // An error here means that the signalfd is gone; the next wait will say so.
-        let _ = me.poll_signals();
-        done |= me.pending().contains(Interrupts::TERMINATE);
-        if puts >= PUTS_PER_COMMIT || done {
-            commit(node, &mut recovered.tables, recovered.reader.position(), puts)?;
+        done |= terminated(me);
+        if puts >= PUTS_PER_COMMIT || recovered.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX || done {
+            recovered.commit(node, puts)?;
             puts = 0;
         }
     }
@@ -307,24 +347,41 @@ fn put_record(node: &Node, tables: &mut engine::Writer, record: &Record<'_>) -> 
         return Ok(0);
     }
     let change = decode_change(record)?;
-    tables.begin().and_then(|()| tables.put(record.end, &change)).map_err(|error| match error {
-        PutError::Failed(error) if error.sqlstate == SqlState::DISK_FULL => {
-            ReplayError::NoRoom(error.to_string())
-        }
-        error => StartupError::new(format!("{error} (record at {})", record.start)).into(),
-    })?;
+    tables
+        .begin()
+        .and_then(|()| tables.put(record.end, &change))
+        .map_err(|error| replay_error(error, &format!("could not put the record at {}", record.start)))?;
     node.recovery.last_xact_time.store(change.commit_time.0, Ordering::Relaxed);
     Ok(1)
 }
 
-/// Commits the open puts, if any, and publishes how far the tables are.
-fn commit(node: &Node, tables: &mut engine::Writer, position: Lsn, puts: usize) -> Result<(), ReplayError> {
-    if puts > 0 {
-        tables.commit(position).map_err(|error| match error.sqlstate {
-            SqlState::DISK_FULL => ReplayError::NoRoom(error.to_string()),
-            _ => StartupError::new(format!("could not commit the tables: {error}")).into(),
-        })?;
+impl Recovered {
+    /// Commits the open puts, if any, and publishes how far the tables are.
+    fn commit(&mut self, node: &Node, puts: usize) -> Result<(), ReplayError> {
+        let position = self.reader.position();
+        let segment_of = |lsn| node.segment_size.number_of(lsn);
+        // Records that change no table move the LSN in the tables too, but not each of them: see RecoveryCtl::committed.
+        if puts > 0 || segment_of(position) > segment_of(self.tables.applied_lsn()) {
+            self.tables.begin().map_err(|error| replay_error(error, "could not commit the tables"))?;
+            self.tables
+                .commit(position)
+                .map_err(|error| replay_error(PutError::Failed(error), "could not commit the tables"))?;
+            node.recovery.note_committed(position);
+            self.tables_log.committed(&self.tables);
+            self.tables_log.restart_if_wanted(&mut self.tables);
+        }
+        // Not back: after a full disk records are passed again that were passed before.
+        node.recovery.publish_applied(node, position.max(node.recovery.applied()));
+        Ok(())
     }
-    node.recovery.publish_applied(node, position);
-    Ok(())
+}
+
+/// Tells a full disk, which may go by, from what ends the node.
+fn replay_error(error: PutError, what: &str) -> ReplayError {
+    match error {
+        PutError::Failed(error) if error.sqlstate == SqlState::DISK_FULL => {
+            ReplayError::NoRoom(error.to_string())
+        }
+        error => StartupError::new(format!("{what}: {error}")).into(),
+    }
 }

@@ -30,11 +30,11 @@ use wal::lsn::Lsn;
 use wal::record::{RecordBody, Rmgr};
 use wal::timestamp::Timestamp;
 
-use super::follow::restart_tables_log;
 use super::recovery::Recovered;
-use super::{NO_ROOM_RETRY, StartupError, told_to_end};
+use super::tables_log::TablesLog;
+use super::{NO_ROOM_RETRY, StartupError, UNCOMMITTED_BYTES_MAX, told_to_end};
 use crate::control::NodeState;
-use crate::node::{Node, take_flag};
+use crate::node::Node;
 use crate::requests::Taken;
 use crate::wait::wait_latch;
 use crate::write_request::{Answer, AnswerRows, WriteControl, WriteMessage, log_error, no_room};
@@ -44,10 +44,12 @@ use crate::xlog::Xlog;
 const BATCH_MAX: usize = 64;
 /// Records in one transaction of the tables: bounds what has to be put again when the transaction is lost.
 const GATHER_MAX: usize = 512;
+
 pub(super) struct Writer {
     node: &'static Node,
     me: Me,
     tables: engine::Writer,
+    tables_log: TablesLog,
     xlog: Xlog,
     /// End of the last record in the open transaction; none when nothing is to be committed.
     open_end: Option<Lsn>,
@@ -55,13 +57,15 @@ pub(super) struct Writer {
     /// Set while the tables' COMMIT finds no room: when to try again.
     no_room: Option<MonoTime>,
     /// Where the next scan of the sessions begins, so that nobody is always last.
-    next_session: usize,
+    next_session: ProcNumber,
 }
 
-/// An answer that waits for the flush.
+/// Answers that wait for the flush, and for what.
+#[derive(Default)]
 struct Held {
-    session: ProcNumber,
-    answer: Vec<u8>,
+    answers: Vec<(ProcNumber, Vec<u8>)>,
+    /// End of the last record that one of them rests on.
+    logged: Option<Lsn>,
 }
 
 impl Writer {
@@ -74,8 +78,9 @@ impl Writer {
             open_end: None,
             open_records: 0,
             no_room: None,
-            next_session: 0,
+            next_session: ProcNumber::FIRST_BACKEND,
             tables: recovered.tables,
+            tables_log: recovered.tables_log,
         };
         writer
             .xlog
@@ -109,14 +114,11 @@ impl Writer {
             let batch = self.node.requests.take(self.next_session, BATCH_MAX);
             let idle = batch.is_empty();
             if let Some(last) = batch.last() {
-                self.next_session = last.session.0 as usize + 1;
+                self.next_session = ProcNumber(last.session.0 + 1);
             }
             self.execute_batch(batch)?;
-            if idle || self.open_records >= GATHER_MAX || self.node.recovery.has_waiters() {
+            if idle || self.must_commit() {
                 self.commit()?;
-            }
-            if take_flag(&self.node.checkpointer.restart_wanted) && self.open_end.is_none() {
-                restart_tables_log(&mut self.tables);
             }
             if idle {
                 if told_to_end(&self.me) {
@@ -128,52 +130,78 @@ impl Writer {
         }
     }
 
+    /// Whether the transaction must not grow any more, or somebody waits for its end.
+    fn must_commit(&self) -> bool {
+        self.open_records >= GATHER_MAX
+            || self.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX
+            || self.node.recovery.has_waiters()
+            || self.tables_log.restart_wanted()
+    }
+
     fn execute_batch(&mut self, batch: Vec<Taken>) -> Result<(), StartupError> {
-        let mut held = Vec::with_capacity(batch.len());
-        let mut logged = None;
+        let mut held = Held::default();
         for taken in batch {
             let session = taken.session;
-            match self.execute(taken) {
+            match self.execute(taken)? {
                 Ok((answer, end)) => {
-                    logged = end.or(logged);
-                    held.push(Held { session, answer });
+                    held.logged = end.or(held.logged);
+                    held.answers.push((session, answer));
                 }
                 Err(error) => self.send(session, &Answer::error(&error)),
             }
+            if self.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX {
+                self.settle(&mut held);
+                self.commit()?;
+            }
         }
-        if let Some(end) = logged {
-            self.xlog.flush(end);
-            self.node.recovery.acknowledged.fetch_max(end.0, Ordering::AcqRel);
-        }
-        for Held { session, answer } in held {
-            self.send(session, &answer);
-        }
+        self.settle(&mut held);
         Ok(())
     }
 
-    /// Executes and logs one request; its answer, and the end of its record if it changed anything.
-    fn execute(&mut self, taken: Taken) -> Result<(Vec<u8>, Option<Lsn>), SqlError> {
-        if self.no_room.is_some() {
-            return Err(no_room("the tables' last changes are in the log only"));
+    /// Makes durable what the answers rest on, and sends them.
+    fn settle(&mut self, held: &mut Held) {
+        if let Some(end) = held.logged.take() {
+            self.xlog.flush(end);
+            self.node.recovery.acknowledged.fetch_max(end.0, Ordering::AcqRel);
         }
-        let message = WriteMessage::decode(&taken.request)?;
+        for (session, answer) in held.answers.drain(..) {
+            self.send(session, &answer);
+        }
+    }
+
+    /// Executes and logs one request; its answer, and the end of its record if it changed anything.
+    fn execute(&mut self, taken: Taken) -> Result<Executed, StartupError> {
+        if self.no_room.is_some() {
+            return Ok(Err(no_room("the tables' last changes are in the log only")));
+        }
+        let message = match WriteMessage::decode(&taken.request) {
+            Ok(message) => message,
+            Err(error) => return Ok(Err(error)),
+        };
         let control = WriteControl::new(self.node, self.me, taken.session, taken.deadline);
         let mut rows = AnswerRows::new(message.replies);
-        self.tables.begin().map_err(into_sql_error)?;
-        let executed = self.tables.execute(&message.into_request(), &control, &mut rows)?;
-        if executed.record.is_empty() {
-            return Ok((Answer::success(Lsn::INVALID, &rows), None));
+        if let Err(error) = self.tables.begin() {
+            return into_sql_error(error).map(Err);
         }
+        let executed = match self.tables.execute(&message.into_request(), &control, &mut rows) {
+            Ok(executed) if executed.record.is_empty() => {
+                return Ok(Ok((Answer::success(Lsn::INVALID, &rows), None)));
+            }
+            Ok(executed) => executed,
+            Err(error) => return Ok(Err(error)),
+        };
         let end = match self.log(executed.record) {
             Ok(end) => end,
             Err(error) => {
-                self.tables.rollback_last().map_err(into_sql_error)?;
-                return Err(error);
+                if let Err(error) = self.tables.rollback_last() {
+                    return into_sql_error(error).map(Err);
+                }
+                return Ok(Err(error));
             }
         };
         self.open_end = Some(end);
         self.open_records += 1;
-        Ok((Answer::success(end, &rows), Some(end)))
+        Ok(Ok((Answer::success(end, &rows), Some(end))))
     }
 
     fn log(&mut self, mut changes: Vec<u8>) -> Result<Lsn, SqlError> {
@@ -192,18 +220,26 @@ impl Writer {
         self.node.procs.set_latch(session);
     }
 
-    /// Commits the open transaction; its records are durable.
+    /// Commits the open transaction, whose records are durable, and uses the time between two transactions.
     fn commit(&mut self) -> Result<(), StartupError> {
-        let Some(end) = self.open_end else {
+        if let Some(end) = self.open_end {
+            self.commit_to(end)?;
+        } else if self.tables.transaction_open() {
             // Statements that changed nothing have left an empty transaction.
             self.tables.abandon();
-            return Ok(());
-        };
+        }
+        if self.open_end.is_none() {
+            self.tables_log.restart_if_wanted(&mut self.tables);
+        }
+        Ok(())
+    }
+
+    fn commit_to(&mut self, end: Lsn) -> Result<(), StartupError> {
         if self.no_room.is_some_and(|due| clock::now() < due) {
             return Ok(());
         }
         debug_assert!(self.node.wal.horizon() >= end);
-        match self.tables.begin().map_err(into_sql_error).and_then(|()| self.tables.commit(end)) {
+        match self.tables.begin().and_then(|()| self.tables.commit(end).map_err(PutError::Failed)) {
             Ok(()) => {
                 if self.no_room.take().is_some() {
                     tracing::info!("there is room for the tables again");
@@ -212,11 +248,12 @@ impl Writer {
                 self.open_end = None;
                 self.open_records = 0;
                 self.node.recovery.replayed.store(end.0, Ordering::Release);
+                self.node.recovery.note_committed(end);
                 self.node.recovery.publish_applied(self.node, end);
-                super::watch_tables_log(self.node, &self.tables);
+                self.tables_log.committed(&self.tables);
                 Ok(())
             }
-            Err(error) if error.sqlstate == SqlState::DISK_FULL => {
+            Err(PutError::Failed(error)) if error.sqlstate == SqlState::DISK_FULL => {
                 if self.no_room.is_none() {
                     tracing::error!(
                         "could not commit the tables: {error}; writes are refused until there is room"
@@ -231,9 +268,14 @@ impl Writer {
     }
 }
 
-fn into_sql_error(error: PutError) -> SqlError {
+/// What a request is answered: the answer and the end of its record, or the error.
+type Executed = Result<(Vec<u8>, Option<Lsn>), SqlError>;
+
+/// What the asking session is told. Records that can't be put again are no business of its: the tables are not what the
+/// log says, so the node ends.
+fn into_sql_error(error: PutError) -> Result<SqlError, StartupError> {
     match error {
-        PutError::Failed(error) => error,
-        other => SqlError::new(SqlState::INTERNAL_ERROR, other.to_string()),
+        PutError::Failed(error) => Ok(error),
+        other => Err(StartupError::new(other)),
     }
 }

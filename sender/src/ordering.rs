@@ -1,0 +1,95 @@
+//! The steps that order the node's processes against each other, one function each.
+//!
+//! They are apart from their users so that a model checker runs this very code (tests/loom.rs), with weaker memory than
+//! any test machine has, and shows that with any one of these orders left out something is lost.
+//!
+//! **Waiting for a position** (flush LSN, applied LSN). A waiter's word says which LSN it waits for, 0 none.
+//!
+//! ```text
+//! waiter:    word := lsn      ; full fence ; look at the position (or try to move it oneself) ; sleep on the own latch
+//! publisher: position := lsn  ; full fence ; look at the words, set the latches
+//! ```
+//!
+//! With both fences at least one sees the other, so nobody sleeps over a position that is reached.
+//!
+//! **The ring of WAL buffers.** A reader copies without a lock and looks afterwards whether the page was claimed meanwhile.
+//!
+//! ```text
+//! inserter: claimed := end of the page ; release fence ; change bytes
+//! reader:   copy bytes ; acquire fence ; read claimed
+//! ```
+//!
+//! If the copy holds one changed byte, the fences make the reader see the claim.
+//!
+//! **Giving bytes away** (a request, an answer, a complete record): bytes, then a release store of the word; an acquire
+//! load of the word, then the bytes.
+
+use crate::sync::{AtomicU32, AtomicU64, Order, Ordering, fence};
+
+/// Says in the own word that this process waits for `lsn`. Look at the position after this, and only then sleep.
+pub(crate) fn announce_wait(word: &AtomicU64, lsn: u64) {
+    // Relaxed: the fence orders it.
+    word.store(lsn, Ordering::Relaxed);
+    fence(Order::AnnounceBeforeLook);
+}
+
+/// The own wait is over. Whoever still sees the old word sets a latch once more, which does no harm.
+pub(crate) fn end_wait(word: &AtomicU64) {
+    word.store(0, Ordering::Relaxed);
+}
+
+/// Between publishing a position (or freeing the lock under which it moves) and [`awaited`].
+pub(crate) fn before_looking_for_waiters() {
+    fence(Order::PublishBeforeLook);
+}
+
+/// The LSN that a process waits for, if it waits.
+pub(crate) fn awaited(word: &AtomicU64) -> Option<u64> {
+    match word.load(Ordering::Relaxed) {
+        0 => None,
+        lsn => Some(lsn),
+    }
+}
+
+/// Ends the life of the bytes that the page ending at `end` takes over. They may be changed from here on.
+pub(crate) fn claim_page(claimed: &AtomicU64, end: u64) {
+    claimed.store(end, Ordering::Relaxed);
+    fence(Order::ClaimBeforeChange);
+}
+
+/// Whether bytes from `start` on, just copied out of a ring of `size` bytes, were still those of the log.
+pub(crate) fn copy_is_good(claimed: &AtomicU64, start: u64, size: u64) -> bool {
+    fence(Order::CopyBeforeCheck);
+    in_ring(claimed, start, size)
+}
+
+/// Whether it is worth copying at all.
+pub(crate) fn in_ring(claimed: &AtomicU64, start: u64, size: u64) -> bool {
+    start + size >= claimed.load(Ordering::Relaxed)
+}
+
+/// Gives the bytes written before away by storing `position`: they may be read by whoever sees it.
+pub(crate) fn publish_position(word: &AtomicU64, position: u64) {
+    word.store(position, Order::GiveAway.get());
+}
+
+/// The position; the bytes below it may be read.
+pub(crate) fn published_position(word: &AtomicU64) -> u64 {
+    word.load(Order::TakeOver.get())
+}
+
+/// Gives a place with what was written into it away.
+pub(crate) fn give_away(state: &AtomicU32, to: u32) {
+    state.store(to, Order::GiveAway.get());
+}
+
+/// Whether the place has come to this state; if so its bytes may be read (and written) by who owns it in that state.
+pub(crate) fn is_given(state: &AtomicU32, expected: u32) -> bool {
+    state.load(Order::TakeOver.get()) == expected
+}
+
+/// Takes a place from one state to another, if nobody was faster.
+pub(crate) fn take_place(state: &AtomicU32, from: u32, to: u32) -> bool {
+    // Only the look matters: what the taker has written belongs to a later step.
+    state.compare_exchange(from, to, Order::TakeOver.get(), Ordering::Relaxed).is_ok()
+}

@@ -1,0 +1,94 @@
+//! Keeps SQLite's own log in front of the tables (`state.db-wal`) bounded.
+//!
+//! At `state_wal_limit` the checkpointer is asked to copy what it can (PASSIVE); SQLite then starts the log over by
+//! itself when it writes next, unless a reader still uses it. If readers kept the checkpointer from copying all, it says
+//! so (`restart_wanted`), and this process copies the rest and starts the log over between two transactions (RESTART),
+//! which again fails while a reader uses the log.
+//!
+//! A reader may take its time as long as the log is below twice the limit: most are gone by themselves. From there on
+//! those reads are cancelled (40001) that began before the first RESTART which failed: they, and nobody who came later,
+//! hold the log up now. It also reaches a reader that is blocked on a slow client. So the log is bounded by twice the
+//! limit, one transaction, and what is written while the readers give way.
+
+use std::sync::atomic::Ordering;
+
+use ipc::interrupt::Interrupts;
+use ipc::proc::ProcNumber;
+use sys::clock::{self, MonoTime};
+
+use crate::checkpointer::request_tables_checkpoint;
+use crate::node::{Node, take_flag};
+
+/// The startup process' view of it.
+pub(super) struct TablesLog {
+    node: &'static Node,
+    /// When RESTART failed first of late.
+    blocked_since: Option<MonoTime>,
+}
+
+impl TablesLog {
+    pub(super) fn new(node: &'static Node) -> TablesLog {
+        TablesLog { node, blocked_since: None }
+    }
+
+    /// Whether the checkpointer has asked for a restart: commit, if a transaction is open.
+    pub(super) fn restart_wanted(&self) -> bool {
+        self.node.checkpointer.restart_wanted.load(Ordering::Relaxed) != 0
+    }
+
+    /// After a COMMIT: asks for a checkpoint when the log has become too long. Not at other times: while a reader is in the
+    /// way, this process and the checkpointer would ask each other without end.
+    pub(super) fn committed(&mut self, tables: &engine::Writer) {
+        if tables.wal_size() >= self.node.settings.state_wal_limit {
+            request_tables_checkpoint(self.node);
+        } else {
+            self.blocked_since = None;
+        }
+    }
+
+    /// Between two transactions: starts the log over if the checkpointer has asked.
+    pub(super) fn restart_if_wanted(&mut self, tables: &mut engine::Writer) {
+        if take_flag(&self.node.checkpointer.restart_wanted) {
+            self.restart(tables);
+        }
+    }
+
+    fn restart(&mut self, tables: &mut engine::Writer) {
+        match tables.checkpoint_restart() {
+            Err(error) => tracing::error!("could not restart the log of the tables: {error}"),
+            Ok(done) if !done.busy => self.blocked_since = None,
+            // Not a reader but the checkpointer at its own work; it is asked again after the next COMMIT.
+            Ok(done) if done.log_frames == 0 => {}
+            Ok(_) => self.blocked(tables.wal_size()),
+        }
+    }
+
+    /// Readers are in the way.
+    fn blocked(&mut self, size: u64) {
+        let now = clock::now();
+        let since = *self.blocked_since.get_or_insert(now);
+        if size < self.node.settings.state_wal_limit.saturating_mul(2) {
+            return;
+        }
+        if !self.cancel_readers(since) {
+            // Those of that time are gone: others are in the way now.
+            self.blocked_since = Some(now);
+        }
+    }
+
+    /// Cancels the reads that began before `since`; whether there was one.
+    fn cancel_readers(&self, since: MonoTime) -> bool {
+        let mut found = false;
+        for (number, reading_since) in (0..).map(ProcNumber).zip(self.node.reading_since) {
+            let began = reading_since.load(Ordering::Acquire);
+            if began == 0 || began >= since.as_nanos() {
+                continue;
+            }
+            // A session that has begun its next read meanwhile loses that one: 40001 may be retried.
+            if let Some(address) = self.node.procs.address(number) {
+                found |= self.node.procs.send_interrupt(address, Interrupts::READ_HOLDS_LOG);
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,41 @@
+//! The log and the places where processes hand things over, under many real processes at once.
+//!
+//! Goal: lost wake-ups, lost, doubled or torn records, and bytes that a reader takes from the ring after they were
+//! overwritten. Method: the test is the postmaster of a small node whose ring holds a few pages and whose segments have
+//! 1 MiB; it forks inserters, readers, a walwriter, sessions and a writer that is a stand-in. Everything that is inserted
+//! or handed over says whose it is and which, in every byte, so whoever reads can tell. A lost wake-up is a process that
+//! doesn't end before the deadline. What the memory model allows and this machine never does is for tests/loom.rs.
+//!
+//! Seeds are printed; `WALSHIP_SEED` repeats one. One thread, tests one after another, as fork demands.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod handover;
+mod harness;
+mod log_check;
+mod xlog;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// Names a test after its function.
+macro_rules! trials {
+    ($($module:ident::$test:ident),* $(,)?) => {
+        vec![$( Trial::test(stringify!($test), || { $module::$test(); Ok(()) }) ),*]
+    };
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let trials = trials![
+        handover::readers_that_wait_for_the_tables_are_all_woken,
+        handover::requests_and_outcomes_stay_whole_and_nobody_waits_for_ever,
+        xlog::flush_waiters_are_all_woken_round_after_round,
+        xlog::killed_inserters_leave_a_log_with_every_flushed_record,
+        xlog::log_that_ends_at_every_kind_of_boundary_goes_on,
+        xlog::many_inserters_and_readers_leave_every_record_exactly_once,
+        xlog::walwriter_sleeps_while_another_flushes,
+    ];
+    libtest_mimic::run(&arguments, trials).exit();
+}
