@@ -21,6 +21,7 @@
 //! - A request for a reply is answered after the fsync of everything that came before it: a drain that asks is answered
 //!   once, with the truth, and does not go back and forth.
 //! - The horizon and the published flush position only grow.
+//! - Written and flushed are reported together, after the fsync: one reply per batch.
 //! - Waiting messages are read before the timers are looked at, and a slow fsync is not charged to the upstream.
 //!
 //! ```text
@@ -30,7 +31,7 @@
 //! ```
 //!
 //! Follows PostgreSQL 17 `src/backend/replication/walreceiver.c` (WalReceiverMain, XLogWalRcvProcessMsg, XLogWalRcvFlush).
-//! Differs in: answers come after the fsync; an fsync at the latest every `UNFLUSHED_MAX` bytes, however fast the
+//! Differs in: no report of what is only written; answers come after the fsync; an fsync at the latest every `UNFLUSHED_MAX` bytes, however fast the
 //! upstream is; only bytes of this stream count as flushed in replies; walEnd is the upstream's horizon and is published.
 
 use std::fmt;
@@ -41,6 +42,10 @@ use wal::lsn::Lsn;
 
 /// Most bytes written and not yet durable before reading stops for an fsync.
 pub const UNFLUSHED_MAX: u64 = 4 << 20;
+
+/// Least time between a reply and one that tells of nothing but a larger applied position. Under load the next flush
+/// tells it as well, and each reply wakes the walsender.
+const APPLY_REPORT_SPACING: Duration = Duration::from_millis(10);
 
 /// The settings that the machine follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +162,8 @@ pub struct Stream {
     /// Write and flush positions of the last reply.
     reported: (Lsn, Lsn),
     reply_owed: bool,
+    /// When to tell that the tables have come further; any reply before that tells it.
+    apply_report: Option<MonoTime>,
     /// When the messages that were there had all been read.
     drained: MonoTime,
     last_message: MonoTime,
@@ -179,6 +186,7 @@ impl Stream {
             published: (start.flushed.max(start.lsn), start.horizon),
             reported: (Lsn::INVALID, Lsn::INVALID),
             reply_owed: true,
+            apply_report: None,
             drained: now,
             last_message: now,
             pinged: false,
@@ -223,7 +231,10 @@ impl Stream {
             Input::Drained => self.drained = now,
             Input::Flushed => self.flush = self.write,
             Input::Applied(lsn) => self.apply = self.apply.max(lsn),
-            Input::ForceReply => self.reply_owed = true,
+            Input::ForceReply => {
+                let due = now.max(self.last_reply.saturating_add(APPLY_REPORT_SPACING));
+                self.apply_report = Some(self.apply_report.map_or(due, |earlier| earlier.min(due)));
+            }
             Input::Timing(timing) => self.timing = timing,
         }
     }
@@ -234,10 +245,6 @@ impl Stream {
             return None;
         }
         if self.write > self.flush {
-            // The write is reported before the fsync takes its time; who asked for an answer gets it after.
-            if self.timing.status_interval.is_some() && self.reported.0 < self.write {
-                return Some(self.reply(now, false));
-            }
             return Some(Output::Fsync);
         }
         if self.published != (self.flushed(), self.horizon) {
@@ -252,7 +259,12 @@ impl Stream {
             self.reply_owed = false;
             return Some(self.reply(now, true));
         }
-        if self.reply_owed || self.has_news() || self.status_time().is_some_and(|at| now >= at) {
+        let due = |at: MonoTime| now >= at;
+        if self.reply_owed
+            || self.has_news()
+            || self.apply_report.is_some_and(due)
+            || self.status_time().is_some_and(due)
+        {
             self.reply_owed = false;
             return Some(self.reply(now, false));
         }
@@ -268,7 +280,7 @@ impl Stream {
             return None;
         }
         let terminate = self.timing.timeout.map(|timeout| self.last_message.saturating_add(timeout));
-        [terminate, self.ping_time(), self.status_time()].into_iter().flatten().min()
+        [terminate, self.ping_time(), self.status_time(), self.apply_report].into_iter().flatten().min()
     }
 
     /// Whether to stop reading and go through `Drained` and `poll` first.
@@ -294,6 +306,7 @@ impl Stream {
     fn reply(&mut self, now: MonoTime, reply_requested: bool) -> Output {
         self.reported = (self.write, self.flush);
         self.last_reply = now;
+        self.apply_report = None;
         Output::Reply { write: self.write, flush: self.flush, apply: self.apply, reply_requested }
     }
 

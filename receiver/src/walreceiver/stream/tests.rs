@@ -113,14 +113,13 @@ fn script(text: &str) -> Stream {
 }
 
 #[test]
-fn a_batch_is_reported_written_then_fsynced_published_and_reported_flushed() {
+fn a_batch_is_fsynced_then_published_then_reported() {
     script(
         "
 at 0:
     r 0/1000000 0/1000000 0/1000000
     sleep until 10
 at 1: w 0/1000000 0/1000100 0/1000100; w 0/1000100 0/1000200 0/1000180
-    r 0/1000200 0/1000000 0/1000000
     fsync
     publish 0/1000200 horizon 0/1000180
     r 0/1000200 0/1000200 0/1000000
@@ -130,6 +129,36 @@ at 2: applied 0/1000180; force
     sleep until 12
 at 3: applied 0/1000200
     sleep until 12
+",
+    );
+}
+
+#[test]
+fn applied_positions_that_follow_each_other_closely_are_told_once() {
+    script(
+        "
+at 0:
+    r 0/1000000 0/1000000 0/1000000
+    sleep until 10
+at 1: w 0/1000000 0/1000100 0/1000100
+    fsync
+    publish 0/1000100 horizon 0/1000100
+    r 0/1000100 0/1000100 0/1000000
+    sleep until 11
+at 1.004: applied 0/1000080; force
+    sleep until 1.01
+at 1.006: applied 0/1000100; force
+    sleep until 1.01
+at 1.01:
+    r 0/1000100 0/1000100 0/1000100
+    sleep until 11.01
+at 1.012: applied 0/1000100; force
+    sleep until 1.02
+at 1.013: w 0/1000100 0/1000200 0/1000200
+    fsync
+    publish 0/1000200 horizon 0/1000200
+    r 0/1000200 0/1000200 0/1000100
+    sleep until 11.013
 ",
     );
 }
@@ -161,7 +190,6 @@ at 0:
     r 0/1000000 0/1000000 0/1000000
     sleep until 10
 at 1: w 0/1000000 0/1000078 0/1000078; k 0/1000078 reply
-    r 0/1000078 0/1000000 0/1000000
     fsync
     publish 0/1000078 horizon 0/1000078
     r 0/1000078 0/1000078 0/1000000
@@ -258,7 +286,6 @@ fn a_slow_fsync_is_not_charged_to_the_upstream() {
         Duration::from_secs(100),
         "
 at 0: w 0/1000000 0/1000100 0/1000000
-    r 0/1000100 0/1000000 0/1000000
     fsync
     publish 0/1000100 horizon 0/1000000
     r 0/1000100 0/1000100 0/1000000
@@ -283,13 +310,11 @@ at 0:
     r 0/1000000 0/1000000 0/1000180
     sleep until 10
 at 1: w 0/1000000 0/1000100 0/1000300
-    r 0/1000100 0/1000000 0/1000180
     fsync
     publish 0/1000200 horizon 0/1000300
     r 0/1000100 0/1000100 0/1000180
     sleep until 11
 at 2: w 0/1000100 0/1000300 0/1000300
-    r 0/1000300 0/1000100 0/1000180
     fsync
     publish 0/1000300 horizon 0/1000300
     r 0/1000300 0/1000300 0/1000180
@@ -304,7 +329,6 @@ fn end_of_the_copy_comes_after_everything_is_durable_and_reported() {
     let stream = script(
         "
 at 0: w 0/1000000 0/1000100 0/1000100; c
-    r 0/1000100 0/1000000 0/1000000
     fsync
     publish 0/1000100 horizon 0/1000100
     r 0/1000100 0/1000100 0/1000000
