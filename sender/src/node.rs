@@ -77,7 +77,7 @@ impl Node {
         WalBuffers::shmem_size(settings.wal_buffers)
             + slots * per_slot
             + Requests::shmem_size(settings, slots)
-            + settings.max_wal_senders as usize * size_of::<WalSndSlot>()
+            + settings.max_wal_senders * size_of::<WalSndSlot>()
             + 64 * 1024
     }
 
@@ -102,7 +102,7 @@ impl Node {
             reading_since: shmem.alloc_array(slots),
             requests: Requests::create(shmem, &settings, slots),
             statuses: shmem.alloc_array(slots),
-            walsenders: shmem.alloc_array(settings.max_wal_senders as usize),
+            walsenders: shmem.alloc_array(settings.max_wal_senders),
             walreceiver: shmem.alloc(),
             checkpointer: shmem.alloc(),
             procs,

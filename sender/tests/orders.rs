@@ -1,0 +1,265 @@
+//! The orders between processes under a model checker: no order of steps, and no reordering that the memory model
+//! allows, loses a wake-up, a claim of the ring or a byte that was handed over. And the checker bites: with any one of
+//! the named orders left out it finds the loss. (On the machines that run the other tests most of them cost nothing, as
+//! the processor keeps that order by itself, so no test there could miss them.)
+//!
+//! The code under test is src/ordering.rs itself, compiled here a second time on top of the checker's atomics. Modelled
+//! is what is around it: a latch (set or not, its owner sleeps), the write lock, bytes in shared memory. A lost
+//! wake-up is a waiter that sleeps for ever, which the checker reports as a deadlock. A mutant runs in a process of its own,
+//! since a failing model may abort.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a model is a test")]
+
+use std::process::Command;
+
+use loom::sync::{Arc, Condvar, Mutex};
+use loom::thread;
+
+use sync::{AtomicU32, AtomicU64, Order, Ordering};
+
+#[path = "../src/ordering.rs"]
+mod ordering;
+
+/// The twin of src/sync.rs: the checker's atomics, and one order that may be left out.
+mod sync {
+    use std::sync::OnceLock;
+
+    pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Order {
+        AnnounceBeforeLook,
+        PublishBeforeLook,
+        ClaimBeforeChange,
+        CopyBeforeCheck,
+        GiveAway,
+        TakeOver,
+    }
+
+    pub(crate) const ALL: [Order; 6] = [
+        Order::AnnounceBeforeLook,
+        Order::PublishBeforeLook,
+        Order::ClaimBeforeChange,
+        Order::CopyBeforeCheck,
+        Order::GiveAway,
+        Order::TakeOver,
+    ];
+
+    /// The order that the code lacks in this process; unset in the real models.
+    pub(crate) static LEFT_OUT: OnceLock<Order> = OnceLock::new();
+
+    impl Order {
+        pub(crate) fn get(self) -> Ordering {
+            match self {
+                _ if LEFT_OUT.get() == Some(&self) => Ordering::Relaxed,
+                Order::AnnounceBeforeLook | Order::PublishBeforeLook => Ordering::SeqCst,
+                Order::ClaimBeforeChange | Order::GiveAway => Ordering::Release,
+                Order::CopyBeforeCheck | Order::TakeOver => Ordering::Acquire,
+            }
+        }
+    }
+
+    pub(crate) fn fence(order: Order) {
+        if LEFT_OUT.get() != Some(&order) {
+            loom::sync::atomic::fence(order.get());
+        }
+    }
+}
+
+/// Names the order to leave out.
+const MUTANT: &str = "SENDER_ORDERS_MUTANT";
+
+/// A latch as its owner sees it.
+#[derive(Default)]
+struct Latch {
+    set: Mutex<bool>,
+    woken: Condvar,
+}
+
+impl Latch {
+    fn set(&self) {
+        *self.set.lock().unwrap() = true;
+        self.woken.notify_one();
+    }
+
+    fn wait_and_reset(&self) {
+        let mut set = self.set.lock().unwrap();
+        while !*set {
+            set = self.woken.wait(set).unwrap();
+        }
+        *set = false;
+    }
+}
+
+/// A flush under way, and one who waits for more than it brings: who finds the lock free flushes itself.
+#[derive(Default)]
+struct Flush {
+    write_lock: AtomicU32,
+    waiting: AtomicU64,
+    latch: Latch,
+}
+
+impl Flush {
+    fn try_lock(&self) -> bool {
+        self.write_lock.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    fn unlock_and_wake(&self) {
+        self.write_lock.swap(0, Ordering::Release);
+        ordering::before_looking_for_waiters();
+        if ordering::awaited(&self.waiting).is_some() {
+            self.latch.set();
+        }
+    }
+}
+
+fn flush_waiter_is_woken_or_finds_the_lock_free() {
+    let flush = Arc::new(Flush::default());
+    assert!(flush.try_lock());
+    let holder = {
+        let flush = Arc::clone(&flush);
+        thread::spawn(move || flush.unlock_and_wake())
+    };
+    while !flush.try_lock() {
+        ordering::announce_wait(&flush.waiting, 100);
+        if flush.try_lock() {
+            break;
+        }
+        flush.latch.wait_and_reset();
+        ordering::end_wait(&flush.waiting);
+    }
+    holder.join().unwrap();
+}
+
+fn reader_of_the_tables_is_woken_or_sees_them() {
+    let shared = Arc::new((AtomicU64::new(0), AtomicU64::new(0), Latch::default()));
+    let startup = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            let (applied, waiting, latch) = &*shared;
+            ordering::publish_position(applied, 100);
+            ordering::before_looking_for_waiters();
+            if ordering::awaited(waiting).is_some_and(|wanted| wanted <= 100) {
+                latch.set();
+            }
+        })
+    };
+    let (applied, waiting, latch) = &*shared;
+    ordering::announce_wait(waiting, 100);
+    while ordering::published_position(applied) < 100 {
+        latch.wait_and_reset();
+    }
+    ordering::end_wait(waiting);
+    startup.join().unwrap();
+}
+
+fn bytes_of_a_claimed_page_are_thrown_away() {
+    const OLD: u64 = 1;
+    const NEW: u64 = 2;
+    let (start, size, claimed) = (1000, 64, 1064);
+    let shared = Arc::new((AtomicU64::new(claimed), AtomicU64::new(OLD)));
+    let inserter = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            ordering::claim_page(&shared.0, claimed + 8);
+            shared.1.store(NEW, Ordering::Relaxed);
+        })
+    };
+    let (claimed, byte) = &*shared;
+    if ordering::in_ring(claimed, start, size) {
+        let copy = byte.load(Ordering::Relaxed);
+        assert!(
+            !ordering::copy_is_good(claimed, start, size) || copy == OLD,
+            "a changed byte was taken for good"
+        );
+    }
+    inserter.join().unwrap();
+}
+
+fn complete_record_is_seen_whole() {
+    let shared = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
+    let inserter = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            shared.0.store(7, Ordering::Relaxed);
+            ordering::publish_position(&shared.1, 100);
+        })
+    };
+    if ordering::published_position(&shared.1) == 100 {
+        assert_eq!(shared.0.load(Ordering::Relaxed), 7, "a byte below the end of the log");
+    }
+    inserter.join().unwrap();
+}
+
+/// The states of a session's place.
+const IDLE: u32 = 0;
+const READY: u32 = 1;
+const TAKEN: u32 = 2;
+const DONE: u32 = 3;
+
+#[derive(Default)]
+struct Place {
+    state: AtomicU32,
+    request: AtomicU64,
+    answer: AtomicU64,
+}
+
+fn request_and_answer_arrive_or_are_withdrawn() {
+    let place = Arc::new(Place::default());
+    let startup = {
+        let place = Arc::clone(&place);
+        thread::spawn(move || {
+            if ordering::take_place(&place.state, READY, TAKEN) {
+                assert_eq!(place.request.load(Ordering::Relaxed), 7, "the request");
+                place.answer.store(8, Ordering::Relaxed);
+                ordering::give_away(&place.state, DONE);
+            }
+        })
+    };
+    place.request.store(7, Ordering::Relaxed);
+    ordering::give_away(&place.state, READY);
+    if !ordering::take_place(&place.state, READY, IDLE) {
+        while !ordering::is_given(&place.state, DONE) {
+            thread::yield_now();
+        }
+        assert_eq!(place.answer.load(Ordering::Relaxed), 8, "the answer");
+    }
+    startup.join().unwrap();
+}
+
+const MODELS: [fn(); 5] = [
+    flush_waiter_is_woken_or_finds_the_lock_free,
+    reader_of_the_tables_is_woken_or_sees_them,
+    bytes_of_a_claimed_page_are_thrown_away,
+    complete_record_is_seen_whole,
+    request_and_answer_arrive_or_are_withdrawn,
+];
+
+/// The real code; in the process of a mutant, the mutant.
+#[test]
+fn nothing_is_lost_in_any_order() {
+    if let Ok(name) = std::env::var(MUTANT) {
+        let order = sync::ALL.into_iter().find(|order| format!("{order:?}") == name).unwrap();
+        sync::LEFT_OUT.set(order).unwrap();
+    }
+    MODELS.into_iter().for_each(loom::model);
+}
+
+#[test]
+fn checker_finds_every_order_that_is_left_out() {
+    for order in sync::ALL {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "nothing_is_lost_in_any_order"])
+            .env(MUTANT, format!("{order:?}"))
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "nothing is lost without {order:?}");
+    }
+}
+
+/// So that the twin stays one.
+#[test]
+fn every_order_has_its_strength() {
+    let weak: Vec<Order> = sync::ALL.into_iter().filter(|order| order.get() == Ordering::Relaxed).collect();
+    assert!(weak.is_empty(), "{weak:?}");
+}
