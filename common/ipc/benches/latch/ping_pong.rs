@@ -1,0 +1,316 @@
+//! Round trips between two processes.
+
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use ipc::{
+    backend::{self, Backend},
+    postmaster_death::PostmasterDeath,
+    proc::{BackendType, ProcArray, ProcNumber},
+    process::{Me, Postmaster, SignalTable},
+    shared_struct,
+    shmem::Shmem,
+    wait_event::WaitEvent,
+    wait_event_set::WaitEventSet,
+};
+use sys::{
+    clock,
+    epoll::{EDGE, Epoll, IN, Ready},
+    eventfd::EventFd,
+    fork::fork_process,
+    futex,
+    poll::{self, PollFd},
+    process::{self, ExitStatus, Pid, PidFd},
+    signal::{self, Signal, SignalFd, SignalSet, self_pipe::SelfPipe},
+};
+
+use crate::{percentile, row};
+
+shared_struct! {
+    /// What the two sides share.
+    struct Board {
+        /// The process of each side, once it is ready to be woken.
+        pids: [AtomicU32; 2],
+        /// How often each side has been sent the ball.
+        balls: [AtomicU32; 2],
+        /// What the first side measured.
+        nanos: AtomicU64,
+    }
+}
+
+/// A side of a game after the fork.
+trait Player {
+    /// Gives the ball to the other side for the `trip`th time.
+    fn pass(&mut self, trip: u32);
+    /// Sleeps until it is here for the `trip`th time.
+    fn catch(&mut self, trip: u32);
+}
+
+/// Makes a game before the fork; what it returns makes a side of it after the fork.
+type Game = fn(&'static Board) -> Box<dyn Fn(usize) -> Box<dyn Player>>;
+
+/// The one that ratios refer to.
+const REFERENCE: usize = 0;
+
+const GAMES: [(&str, Game); 8] = [
+    ("eventfd, edge-triggered, unread", |_| eventfd_game(true)),
+    ("eventfd + epoll", |_| eventfd_game(false)),
+    ("signalfd + epoll", |board| Box::new(move |side| Box::new(SignalFdPlayer::new(board, side)))),
+    ("self-pipe + poll", |board| Box::new(move |side| Box::new(SelfPipePlayer::new(board, side)))),
+    ("futex (no sockets)", |board| Box::new(move |side| Box::new(FutexPlayer { board, side }))),
+    ("latch on eventfd", |board| latch_game(board, Backend::Eventfd)),
+    ("latch on epoll", |board| latch_game(board, Backend::Epoll)),
+    ("latch on poll", |board| latch_game(board, Backend::Poll)),
+];
+
+pub(crate) fn run(rounds: usize, trips: u64) {
+    for (placement, cpus) in [("one CPU", [0, 0]), ("two CPUs", [0, 1])] {
+        let mut samples = vec![Vec::new(); GAMES.len()];
+        for round in 0..rounds {
+            for turn in 0..GAMES.len() {
+                let index = (round + turn) % GAMES.len();
+                samples[index].push(play(GAMES[index].1, cpus, trips));
+            }
+        }
+        println!("round trip, both processes on {placement} (ratio to the first):");
+        for ((name, _), own) in GAMES.iter().zip(&samples) {
+            let ratios: Vec<f64> =
+                own.iter().zip(&samples[REFERENCE]).map(|(own, reference)| own / reference).collect();
+            row(name, own, "us", Some(percentile(&ratios, 50)));
+        }
+    }
+}
+
+/// Plays in two processes, and returns the time of one trip there and back in microseconds.
+fn play(game: Game, cpus: [usize; 2], trips: u64) -> f64 {
+    // In a process of its own: what a game leaks or installs is gone with it.
+    let shmem = Shmem::create(4096).unwrap();
+    let board: &'static Board = shmem.alloc();
+    run_process(|| {
+        let make_player = game(board);
+        let sides: Vec<PidFd> = [1, 0]
+            .map(|side| {
+                let child = || {
+                    process::run_on_cpu(cpus[side]).unwrap();
+                    play_side(&mut *make_player(side), board, side, u32::try_from(trips).unwrap());
+                };
+                PidFd::open(fork_side(child)).unwrap()
+            })
+            .into();
+        sides.iter().for_each(wait_for_good_end);
+    });
+    #[expect(clippy::cast_precision_loss, reason = "nanoseconds of some seconds")]
+    let micros = board.nanos.load(Ordering::Relaxed) as f64 / 1e3 / trips as f64;
+    micros
+}
+
+fn play_side(player: &mut dyn Player, board: &Board, side: usize, trips: u32) {
+    board.pids[side].store(process::current_pid().0.unsigned_abs(), Ordering::Release);
+    while board.pids[1 - side].load(Ordering::Acquire) == 0 {
+        wait_a_little();
+    }
+    let warm_up = trips / 10;
+    let mut start = clock::now();
+    for trip in 1..=warm_up + trips {
+        if trip == warm_up + 1 {
+            start = clock::now();
+        }
+        if side == 0 {
+            player.pass(trip);
+            player.catch(trip);
+        } else {
+            player.catch(trip);
+            player.pass(trip);
+        }
+    }
+    if side == 0 {
+        let nanos = clock::now().saturating_since(start).as_nanos();
+        board.nanos.store(u64::try_from(nanos).unwrap(), Ordering::Relaxed);
+    }
+}
+
+fn fork_side(body: impl FnOnce()) -> Pid {
+    fork_process(|| {
+        // None outlives another's panic.
+        process::set_parent_death_signal(Signal::Kill).unwrap();
+        body();
+        0
+    })
+    .unwrap()
+}
+
+pub(crate) fn run_process(body: impl FnOnce()) {
+    wait_for_good_end(&PidFd::open(fork_side(body)).unwrap());
+}
+
+fn wait_for_good_end(process: &PidFd) {
+    let mut set = WaitEventSet::without_process(1).unwrap();
+    set.add_child_exit(process).unwrap();
+    set.wait(None, WaitEvent::BackendTermination, &mut Vec::new()).unwrap();
+    assert_eq!(process.wait().unwrap(), Some(ExitStatus::Exited(0)));
+}
+
+fn wait_a_little() {
+    // Interrupted, perhaps, by the first ball.
+    let _interrupted = poll::poll(&mut [], Some(Duration::from_micros(50)));
+}
+
+struct FutexPlayer {
+    board: &'static Board,
+    side: usize,
+}
+
+impl Player for FutexPlayer {
+    fn pass(&mut self, trip: u32) {
+        let ball = &self.board.balls[1 - self.side];
+        ball.store(trip, Ordering::Release);
+        futex::wake(ball, 1);
+    }
+
+    fn catch(&mut self, trip: u32) {
+        let ball = &self.board.balls[self.side];
+        while ball.load(Ordering::Acquire) != trip {
+            futex::wait(ball, trip - 1);
+        }
+    }
+}
+
+struct EventFdPlayer {
+    own: &'static EventFd,
+    other: &'static EventFd,
+    epoll: Epoll,
+    edge: bool,
+}
+
+fn eventfd_game(edge: bool) -> Box<dyn Fn(usize) -> Box<dyn Player>> {
+    let eventfds: &'static [EventFd; 2] = Box::leak(Box::new([(); 2].map(|()| EventFd::new().unwrap())));
+    Box::new(move |side| {
+        let epoll = Epoll::new().unwrap();
+        let own = &eventfds[side];
+        epoll.add(own.raw(), if edge { IN | EDGE } else { IN }, 0).unwrap();
+        Box::new(EventFdPlayer { own, other: &eventfds[1 - side], epoll, edge })
+    })
+}
+
+impl Player for EventFdPlayer {
+    fn pass(&mut self, _trip: u32) {
+        self.other.wake();
+    }
+
+    fn catch(&mut self, _trip: u32) {
+        self.epoll.wait(&mut [Ready::EMPTY], None).unwrap();
+        if !self.edge {
+            self.own.take().unwrap();
+        }
+    }
+}
+
+const SIGURG: SignalSet = SignalSet::of(&[Signal::Urg]);
+
+fn signal_other(board: &Board, side: usize) {
+    let pid = board.pids[1 - side].load(Ordering::Relaxed);
+    process::kill(Pid(i32::try_from(pid).unwrap()), Signal::Urg).unwrap();
+}
+
+struct SignalFdPlayer {
+    board: &'static Board,
+    side: usize,
+    signal_fd: SignalFd,
+    epoll: Epoll,
+}
+
+impl SignalFdPlayer {
+    fn new(board: &'static Board, side: usize) -> SignalFdPlayer {
+        signal::block_all();
+        let signal_fd = SignalFd::new(SIGURG).unwrap();
+        let epoll = Epoll::new().unwrap();
+        epoll.add(signal_fd.raw(), IN, 0).unwrap();
+        SignalFdPlayer { board, side, signal_fd, epoll }
+    }
+}
+
+impl Player for SignalFdPlayer {
+    fn pass(&mut self, _trip: u32) {
+        signal_other(self.board, self.side);
+    }
+
+    fn catch(&mut self, _trip: u32) {
+        self.epoll.wait(&mut [Ready::EMPTY], None).unwrap();
+        assert!(!self.signal_fd.drain().unwrap().is_empty());
+    }
+}
+
+struct SelfPipePlayer {
+    board: &'static Board,
+    side: usize,
+    self_pipe: SelfPipe,
+}
+
+impl SelfPipePlayer {
+    fn new(board: &'static Board, side: usize) -> SelfPipePlayer {
+        signal::block_all();
+        SelfPipePlayer { board, side, self_pipe: SelfPipe::new(SIGURG).unwrap() }
+    }
+}
+
+impl Player for SelfPipePlayer {
+    fn pass(&mut self, _trip: u32) {
+        signal_other(self.board, self.side);
+    }
+
+    fn catch(&mut self, _trip: u32) {
+        let mut fds = [PollFd::new(self.self_pipe.raw(), poll::IN)];
+        // Interrupted by the very signal, as a rule: the pipe is readable then.
+        while poll::poll(&mut fds, None).is_err() {}
+        assert!(!self.self_pipe.drain().unwrap().is_empty());
+    }
+}
+
+struct LatchPlayer {
+    board: &'static Board,
+    side: usize,
+    me: Me,
+}
+
+fn latch_game(board: &'static Board, backend: Backend) -> Box<dyn Fn(usize) -> Box<dyn Player>> {
+    backend::choose(backend);
+    let (procs, death) = start_node();
+    Box::new(move |side| Box::new(LatchPlayer { board, side, me: attach(procs, death, slot(side)) }))
+}
+
+fn slot(side: usize) -> ProcNumber {
+    ProcNumber(ProcNumber::FIRST_BACKEND.0 + u32::try_from(side).unwrap())
+}
+
+pub(crate) fn start_node() -> (&'static ProcArray, &'static PostmasterDeath) {
+    let shmem = Shmem::create(1 << 16).unwrap();
+    let procs = ProcArray::create(&shmem, ProcNumber::FIRST_BACKEND.0 + 2);
+    let death: &'static PostmasterDeath = Box::leak(Box::new(PostmasterDeath::create().unwrap()));
+    Box::leak(Box::new(Postmaster::start(procs).unwrap()));
+    procs.assign(slot(0));
+    procs.assign(slot(1));
+    (procs, death)
+}
+
+pub(crate) fn attach(procs: &'static ProcArray, death: &'static PostmasterDeath, number: ProcNumber) -> Me {
+    Me::attach(procs, number, BackendType::ClientBackend, death, &SignalTable::STANDARD).unwrap()
+}
+
+impl Player for LatchPlayer {
+    fn pass(&mut self, trip: u32) {
+        self.board.balls[1 - self.side].store(trip, Ordering::Relaxed);
+        self.me.procs().set_latch(slot(1 - self.side));
+    }
+
+    fn catch(&mut self, trip: u32) {
+        loop {
+            self.me.latch().reset();
+            if self.board.balls[self.side].load(Ordering::Relaxed) == trip {
+                return;
+            }
+            ipc::wait_latch(&self.me, None, WaitEvent::PgSleep).unwrap();
+        }
+    }
+}
