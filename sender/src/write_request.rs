@@ -222,6 +222,9 @@ pub struct WriteControl {
     statement_deadline: Option<MonoTime>,
     writer_deadline: MonoTime,
     signals_due: Cell<MonoTime>,
+    /// Whether the transaction holds records that readers may wait for.
+    may_give_way: bool,
+    gave_way: Cell<bool>,
 }
 
 impl WriteControl {
@@ -235,7 +238,21 @@ impl WriteControl {
             statement_deadline: deadline,
             writer_deadline: now.saturating_add(node.settings.write_statement_timeout),
             signals_due: Cell::new(now.saturating_add(SIGNALS_EVERY)),
+            may_give_way: false,
+            gave_way: Cell::new(false),
         }
+    }
+
+    /// Ends the statement when a reader waits for what its transaction holds already: the caller commits that and
+    /// executes the statement again.
+    pub fn giving_way(mut self) -> WriteControl {
+        self.may_give_way = true;
+        self
+    }
+
+    /// Whether it was ended for that reason.
+    pub fn gave_way(&self) -> bool {
+        self.gave_way.get()
     }
 }
 
@@ -247,6 +264,10 @@ impl Control for WriteControl {
         }
         if asked.contains(Interrupts::TERMINATE) {
             return Some(Interruption::Terminate);
+        }
+        if self.may_give_way && self.node.recovery.has_waiters() {
+            self.gave_way.set(true);
+            return Some(Interruption::GiveWay);
         }
         let now = clock::now();
         if self.statement_deadline.is_some_and(|deadline| deadline <= now) {

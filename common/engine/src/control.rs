@@ -16,6 +16,9 @@ pub enum Interruption {
     WriteStatementTimeout,
     /// The process has to end.
     Terminate,
+    /// Others wait for the transaction that the statement runs in: its caller commits what came before and executes it
+    /// again, so no client ever sees this.
+    GiveWay,
     /// The read holds up the checkpoint of the tables' own log for too long (40001).
     HoldsUpCheckpoint,
 }
@@ -33,6 +36,9 @@ impl Interruption {
             ),
             Interruption::Terminate => {
                 SqlError::new(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+            }
+            Interruption::GiveWay => {
+                SqlError::new(SqlState::INTERNAL_ERROR, "statement gave way and was not executed again")
             }
             Interruption::HoldsUpCheckpoint => SqlError::new(
                 SqlState(*b"40001"),

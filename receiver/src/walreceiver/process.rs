@@ -238,7 +238,7 @@ impl WalReceiver {
         let now = clock::now();
         // The flag first: what it stands for was applied before it was raised.
         let force = take_flag(&self.node.walreceiver.force_reply);
-        self.stream.handle(now, Input::Applied(self.node.recovery.applied()));
+        self.stream.handle(now, Input::Applied(self.node.recovery.replayed()));
         if force {
             self.stream.handle(now, Input::ForceReply);
         }

@@ -34,6 +34,7 @@ pub(super) fn follow(node: &'static Node, me: &Me, mut recovered: Recovered) -> 
     if node.settings.primary_conninfo.is_empty() {
         tracing::warn!("primary_conninfo is not set: this standby reads its own log only");
     }
+    recovered.puts_off = true;
     let mut upstream = Upstream { node, retry: FIRST_RETRY, next_attempt: None, reported: Lsn::INVALID };
     loop {
         me.latch().reset();
@@ -49,9 +50,11 @@ pub(super) fn follow(node: &'static Node, me: &Me, mut recovered: Recovered) -> 
             recovered.reader.seek(progress.position);
             continue;
         }
-        recovered.tables_log.restart_if_wanted(&mut recovered.tables);
+        recovered.restart_tables_log();
         upstream.report(progress.position);
-        let timeout = upstream.attend(me, clock::now());
+        let now = clock::now();
+        let commit = recovered.commit_due.map(|due| due.saturating_since(now));
+        let timeout = [upstream.attend(me, now), commit].into_iter().flatten().min();
         wait_latch(me, timeout, WaitEvent::RecoveryWalStream);
     }
 }

@@ -32,6 +32,10 @@ use crate::node::Node;
 
 /// Bytes of changes in one transaction of the tables: they are kept in memory until it is committed.
 const UNCOMMITTED_BYTES_MAX: usize = 16 << 20;
+/// How long the tables' COMMIT may be put off after its first record. Nobody waits for it: a reader that needs the
+/// tables further asks, and is served at once; until then one COMMIT serves many records.
+const COMMIT_DELAY: Duration = Duration::from_millis(20);
+
 /// Between two tries to write tables whose disk is full.
 const NO_ROOM_RETRY: Duration = Duration::from_secs(1);
 

@@ -29,7 +29,7 @@ use engine::writer::PutError;
 use ipc::interrupt::Interrupts;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
-use sys::clock;
+use sys::clock::{self, MonoTime};
 use wal::history::TimelineHistory;
 use wal::lsn::Lsn;
 use wal::reader::{ReadError, Record, WalReader};
@@ -38,7 +38,7 @@ use wal::source::StoreSource;
 use wal::xlog::{self, CheckPoint};
 
 use super::tables_log::TablesLog;
-use super::{NO_ROOM_RETRY, StartupError, UNCOMMITTED_BYTES_MAX};
+use super::{COMMIT_DELAY, NO_ROOM_RETRY, StartupError, UNCOMMITTED_BYTES_MAX};
 use crate::control::{ControlFile, NodeState};
 use crate::node::Node;
 use crate::wait::wait_latch;
@@ -57,6 +57,12 @@ pub(super) struct Recovered {
     pub(super) reader: WalReader<StoreSource>,
     /// The control file as found.
     pub(super) control: ControlFile,
+    /// Whether COMMITs may be put off: on a standby, once it serves readers.
+    pub(super) puts_off: bool,
+    /// Records put since the last commit.
+    open_puts: usize,
+    /// When they are to be committed although nobody asks.
+    pub(super) commit_due: Option<MonoTime>,
 }
 
 /// Changes put in one transaction of the tables, at most: bounds SQLite's log and the memory of one commit.
@@ -96,6 +102,9 @@ pub(super) fn recover(
         last_record: found.last_record,
         reader: new_reader(node, applied),
         control,
+        puts_off: false,
+        open_puts: 0,
+        commit_due: None,
     };
     recovered.reader.source_mut().set_limit(found.end);
     if applied < found.end {
@@ -284,6 +293,8 @@ pub(super) fn put_with_room(
                     full = true;
                 }
                 recovered.tables.abandon();
+                recovered.open_puts = 0;
+                recovered.commit_due = None;
                 recovered.reader.seek(recovered.tables.applied_lsn().max(node.segment_size.log_start()));
             }
         }
@@ -310,7 +321,6 @@ pub(super) struct Progress {
 
 /// Puts the rows of the records that end at or before `horizon`, as far as the source has them, and commits.
 fn put_up_to(node: &Node, me: &Me, recovered: &mut Recovered, horizon: Lsn) -> Result<Progress, ReplayError> {
-    let mut puts = 0;
     let mut invalid = None;
     let mut done = false;
     while !done {
@@ -322,7 +332,10 @@ fn put_up_to(node: &Node, me: &Me, recovered: &mut Recovered, horizon: Lsn) -> R
                 done = true;
             }
             Ok(record) => {
-                puts += put_record(node, &mut recovered.tables, &record)?;
+                if put_record(node, &mut recovered.tables, &record)? {
+                    recovered.open_puts += 1;
+                    recovered.commit_due.get_or_insert_with(|| clock::now().saturating_add(COMMIT_DELAY));
+                }
                 node.recovery.replayed.store(record.end.0, Ordering::Release);
             }
             Err(ReadError::NotYet) => done = true,
@@ -333,18 +346,23 @@ fn put_up_to(node: &Node, me: &Me, recovered: &mut Recovered, horizon: Lsn) -> R
             Err(ReadError::Io(error)) => return Err(StartupError::new(error).into()),
         }
         done |= terminated(me);
-        if puts >= PUTS_PER_COMMIT || recovered.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX || done {
-            recovered.commit(node, puts)?;
-            puts = 0;
+        if recovered.must_commit() {
+            recovered.commit(node)?;
         }
+    }
+    // From here on a reader that begins waits for these records; the wait ends their being put off.
+    let position = recovered.reader.position();
+    node.recovery.acknowledged.fetch_max(position.0, Ordering::AcqRel);
+    if recovered.is_commit_due(node) || me.pending().contains(Interrupts::TERMINATE) {
+        recovered.commit(node)?;
     }
     Ok(Progress { position: recovered.reader.position(), invalid })
 }
 
-/// Puts one record's rows; how many changes that were (0: the record is none of ours).
-fn put_record(node: &Node, tables: &mut engine::Writer, record: &Record<'_>) -> Result<usize, ReplayError> {
+/// Puts one record's rows; false when the record changes no table.
+fn put_record(node: &Node, tables: &mut engine::Writer, record: &Record<'_>) -> Result<bool, ReplayError> {
     if record.rmgr != Rmgr::CHANGE {
-        return Ok(0);
+        return Ok(false);
     }
     let change = decode_change(record)?;
     tables
@@ -352,20 +370,42 @@ fn put_record(node: &Node, tables: &mut engine::Writer, record: &Record<'_>) -> 
         .and_then(|()| tables.put(record.end, &change))
         .map_err(|error| replay_error(error, &format!("could not put the record at {}", record.start)))?;
     node.recovery.last_xact_time.store(change.commit_time.0, Ordering::Relaxed);
-    Ok(1)
+    Ok(true)
 }
 
 impl Recovered {
+    /// Whether the transaction must not grow any more.
+    fn must_commit(&self) -> bool {
+        self.open_puts >= PUTS_PER_COMMIT || self.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX
+    }
+
+    /// Whether what is open is to be committed now although it may grow.
+    fn is_commit_due(&self, node: &Node) -> bool {
+        !self.puts_off
+            || node.recovery.has_waiters()
+            || self.tables_log.restart_wanted()
+            || self.commit_due.is_none_or(|due| due <= clock::now())
+    }
+
+    /// Starts SQLite's log over if the checkpointer has asked and no transaction is open.
+    pub(super) fn restart_tables_log(&mut self) {
+        if self.open_puts == 0 {
+            self.tables_log.restart_if_wanted(&mut self.tables);
+        }
+    }
+
     /// Commits the open puts, if any, and publishes how far the tables are.
-    fn commit(&mut self, node: &Node, puts: usize) -> Result<(), ReplayError> {
+    fn commit(&mut self, node: &Node) -> Result<(), ReplayError> {
         let position = self.reader.position();
         let segment_of = |lsn| node.segment_size.number_of(lsn);
         // Records that change no table move the LSN in the tables too, but not each of them: see RecoveryCtl::committed.
-        if puts > 0 || segment_of(position) > segment_of(self.tables.applied_lsn()) {
+        if self.open_puts > 0 || segment_of(position) > segment_of(self.tables.applied_lsn()) {
             self.tables.begin().map_err(|error| replay_error(error, "could not commit the tables"))?;
             self.tables
                 .commit(position)
                 .map_err(|error| replay_error(PutError::Failed(error), "could not commit the tables"))?;
+            self.open_puts = 0;
+            self.commit_due = None;
             node.recovery.note_committed(position);
             self.tables_log.committed(&self.tables);
             self.tables_log.restart_if_wanted(&mut self.tables);

@@ -6,9 +6,12 @@
 //! execute each in its savepoint -> log each -> flush once (the horizon moves) -> send the outcomes -> COMMIT
 //! ```
 //!
-//! The next requests gather meanwhile: group commit. While they keep coming, the COMMIT of the tables is put off (up to
-//! [`GATHER_MAX`] records): it is needed by readers alone, and a reader that waits is seen at once
+//! The next requests gather meanwhile: group commit. The COMMIT of the tables is put off (up to [`GATHER_MAX`] records,
+//! or [`super::COMMIT_DELAY`]): it is needed by readers alone, and a reader that waits is seen at once
 //! ([`crate::recovery_state`]). Invariant: COMMIT only when the horizon has passed the last record of the transaction.
+//!
+//! A statement that runs for long is no reason for a reader to wait: it gives way, the records before it are committed, and
+//! it is executed again (nothing of it was logged).
 //!
 //! An outcome that rests on a record of the same batch is held until the flush, also if it logged nothing itself
 //! (`UPDATE 0`); an error is answered at once.
@@ -19,6 +22,7 @@
 
 use std::sync::atomic::Ordering;
 
+use engine::control::Interruption;
 use engine::error::{SqlError, SqlState};
 use engine::writer::PutError;
 use ipc::interrupt::Interrupts;
@@ -32,7 +36,7 @@ use wal::timestamp::Timestamp;
 
 use super::recovery::Recovered;
 use super::tables_log::TablesLog;
-use super::{NO_ROOM_RETRY, StartupError, UNCOMMITTED_BYTES_MAX, told_to_end};
+use super::{COMMIT_DELAY, NO_ROOM_RETRY, StartupError, UNCOMMITTED_BYTES_MAX, told_to_end};
 use crate::control::NodeState;
 use crate::node::Node;
 use crate::requests::Taken;
@@ -54,6 +58,8 @@ pub(super) struct Writer {
     /// End of the last record in the open transaction; none when nothing is to be committed.
     open_end: Option<Lsn>,
     open_records: usize,
+    /// When the open transaction is to be committed although nobody asks.
+    commit_due: Option<MonoTime>,
     /// Set while the tables' COMMIT finds no room: when to try again.
     no_room: Option<MonoTime>,
     /// Where the next scan of the sessions begins, so that nobody is always last.
@@ -77,6 +83,7 @@ impl Writer {
             xlog: Xlog::new(node, me),
             open_end: None,
             open_records: 0,
+            commit_due: None,
             no_room: None,
             next_session: ProcNumber::FIRST_BACKEND,
             tables: recovered.tables,
@@ -117,14 +124,18 @@ impl Writer {
                 self.next_session = ProcNumber(last.session.0 + 1);
             }
             self.execute_batch(batch)?;
-            if idle || self.must_commit() {
+            if self.must_commit() || self.commit_due.is_some_and(|due| due <= clock::now()) {
                 self.commit()?;
             }
             if idle {
                 if told_to_end(&self.me) {
-                    return Ok(());
+                    return self.commit();
                 }
-                let timeout = self.no_room.map(|due| due.saturating_since(clock::now()));
+                if self.open_end.is_none() {
+                    self.commit()?;
+                }
+                let due = self.no_room.or(self.commit_due);
+                let timeout = due.map(|due| due.saturating_since(clock::now()));
                 wait_latch(&self.me, timeout, WaitEvent::StartupMain);
             }
         }
@@ -141,13 +152,21 @@ impl Writer {
     fn execute_batch(&mut self, batch: Vec<Taken>) -> Result<(), StartupError> {
         let mut held = Held::default();
         for taken in batch {
-            let session = taken.session;
-            match self.execute(taken)? {
+            let executed = match self.execute(&taken)? {
+                Some(executed) => executed,
+                None => {
+                    self.settle(&mut held);
+                    self.commit()?;
+                    let again = self.execute(&taken)?;
+                    again.unwrap_or_else(|| Err(Interruption::GiveWay.error()))
+                }
+            };
+            match executed {
                 Ok((answer, end)) => {
                     held.logged = end.or(held.logged);
-                    held.answers.push((session, answer));
+                    held.answers.push((taken.session, answer));
                 }
-                Err(error) => self.send(session, &Answer::error(&error)),
+                Err(error) => self.send(taken.session, &Answer::error(&error)),
             }
             if self.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX {
                 self.settle(&mut held);
@@ -169,23 +188,39 @@ impl Writer {
         }
     }
 
-    /// Executes and logs one request; its answer, and the end of its record if it changed anything.
-    fn execute(&mut self, taken: Taken) -> Result<Executed, StartupError> {
+    /// Executes and logs one request; its answer, and the end of its record if it changed anything. None: it gave way to
+    /// a reader that waits for earlier records of the transaction, and is to be executed again when they are committed.
+    fn execute(&mut self, taken: &Taken) -> Result<Option<Executed>, StartupError> {
         if self.no_room.is_some() {
-            return Ok(Err(no_room("the tables' last changes are in the log only")));
+            return Ok(Some(Err(no_room("the tables' last changes are in the log only"))));
         }
         let message = match WriteMessage::decode(&taken.request) {
             Ok(message) => message,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok(Some(Err(error))),
         };
-        let control = WriteControl::new(self.node, self.me, taken.session, taken.deadline);
+        let mut control = WriteControl::new(self.node, self.me, taken.session, taken.deadline);
+        if self.open_end.is_some() {
+            control = control.giving_way();
+        }
         let mut rows = AnswerRows::new(message.replies);
         if let Err(error) = self.tables.begin() {
-            return into_sql_error(error).map(Err);
+            return into_sql_error(error).map(|error| Some(Err(error)));
         }
-        let executed = match self.tables.execute(&message.into_request(), &control, &mut rows) {
+        let executed = self.tables.execute(&message.into_request(), &control, &mut rows);
+        if executed.is_err() && control.gave_way() {
+            return Ok(None);
+        }
+        self.log_executed(executed, &rows).map(Some)
+    }
+
+    fn log_executed(
+        &mut self,
+        executed: Result<engine::writer::Executed, SqlError>,
+        rows: &AnswerRows,
+    ) -> Result<Executed, StartupError> {
+        let executed = match executed {
             Ok(executed) if executed.record.is_empty() => {
-                return Ok(Ok((Answer::success(Lsn::INVALID, &rows), None)));
+                return Ok(Ok((Answer::success(Lsn::INVALID, rows), None)));
             }
             Ok(executed) => executed,
             Err(error) => return Ok(Err(error)),
@@ -201,7 +236,8 @@ impl Writer {
         };
         self.open_end = Some(end);
         self.open_records += 1;
-        Ok(Ok((Answer::success(end, &rows), Some(end))))
+        self.commit_due.get_or_insert_with(|| clock::now().saturating_add(COMMIT_DELAY));
+        Ok(Ok((Answer::success(end, rows), Some(end))))
     }
 
     fn log(&mut self, mut changes: Vec<u8>) -> Result<Lsn, SqlError> {
@@ -247,6 +283,7 @@ impl Writer {
                 }
                 self.open_end = None;
                 self.open_records = 0;
+                self.commit_due = None;
                 self.node.recovery.replayed.store(end.0, Ordering::Release);
                 self.node.recovery.note_committed(end);
                 self.node.recovery.publish_applied(self.node, end);

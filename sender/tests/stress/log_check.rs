@@ -79,10 +79,11 @@ pub(crate) fn check(node: &Node, up_to: Option<Lsn>) -> Found {
 /// Checks that PostgreSQL's own program reads as many messages, and where it stops.
 pub(crate) fn check_with_pg_waldump(node: &Node, found: &Found) {
     assert!(Path::new(PG_WALDUMP).exists(), "{PG_WALDUMP} is missing: install postgresql-15");
+    let start = node.segment_size.log_start();
+    // By the first segment's name, from which it learns their size: of those in a directory it takes any, also one of zeros.
     let output = Command::new(PG_WALDUMP)
-        .arg("-p")
-        .arg(node.data.pg_wal())
-        .args(["-t", "1", "-s", &node.segment_size.log_start().to_string()])
+        .args(["-s", &start.to_string()])
+        .arg(node.data.pg_wal().join(node.segment_name(node.segment_size.number_of(start))))
         .env("LC_ALL", "C")
         .output()
         .unwrap();
