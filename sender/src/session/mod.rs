@@ -72,7 +72,8 @@ pub fn refuse_main(node: &'static Node, stream: Stream, peer: PeerAddr, refusal:
         let sqlstate = wire::sqlstate::SqlState::parse(refusal.sqlstate()).expect("refusals have a SQLSTATE");
         let mut report = ErrorResponse::fatal(sqlstate, refusal.message());
         report.detail = refusal.detail().map(str::to_owned);
-        end_with(&mut connection, &report);
+        // The client is told, or is gone.
+        let _ = end_with(&mut connection, &report);
     }
     1
 }
@@ -81,7 +82,7 @@ fn serve(node: &'static Node, me: Me, mut connection: Connection) -> Result<(), 
     let startup = match read_startup(node, &mut connection) {
         Ok(First::Startup(startup)) => startup,
         Ok(First::Done) => return Ok(()),
-        Err(report) => return Err(end_with(&mut connection, &report)),
+        Err(report) => return end_with(&mut connection, &report),
     };
     let status = &node.statuses[me.number().index()];
     status.set_client(&connection.peer());
@@ -91,22 +92,24 @@ fn serve(node: &'static Node, me: Me, mut connection: Connection) -> Result<(), 
         ReplicationMode::None => {}
         _ => return crate::walsender::process::serve(node, me, connection, &startup),
     }
-    let mut session = match Session::start(node, me, connection, &startup) {
-        Ok(session) => session,
-        Err((mut connection, report)) => return Err(end_with(&mut connection, &report)),
+    let settings = match greet(node, me, &mut connection, &startup) {
+        Ok(settings) => settings,
+        Err(report) => return end_with(&mut connection, &report),
     };
+    let mut session = Session::new(node, me, connection, settings);
     match session.run() {
         Ok(()) => Ok(()),
-        Err(report) => Err(end_with(&mut session.connection, &report)),
+        Err(report) => end_with(&mut session.connection, &report),
     }
 }
 
-/// Tells the client why it is left, if it can still be told, and the log.
-pub(crate) fn end_with(connection: &mut Connection, report: &ErrorResponse) {
+/// Tells the client why it is left, if it can still be told, and the log. Always an error: the process' FATAL.
+pub(crate) fn end_with(connection: &mut Connection, report: &ErrorResponse) -> Result<(), ()> {
     fatal(&report.message);
     backend::error_response(connection.output(), report);
     // The connection ends anyhow.
     let _ = connection.flush();
+    Err(())
 }
 
 /// One client's session.
@@ -128,17 +131,9 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Greets the client.
-    fn start(
-        node: &'static Node,
-        me: Me,
-        mut connection: Connection,
-        startup: &StartupMessage,
-    ) -> Result<Session, (Connection, ErrorResponse)> {
-        let settings = match greet(node, me, &mut connection, startup) {
-            Ok(settings) => Rc::new(RefCell::new(settings)),
-            Err(report) => return Err((connection, report)),
-        };
+    /// A session with a client that was greeted.
+    fn new(node: &'static Node, me: Me, connection: Connection, settings: SessionSettings) -> Session {
+        let settings = Rc::new(RefCell::new(settings));
         let control = Rc::new(SessionControl::new(me));
         let info = Rc::new(SessionInfo {
             node,
@@ -147,7 +142,7 @@ impl Session {
             xlog: RefCell::new(Xlog::new(node, me)),
             control: Rc::clone(&control),
         });
-        Ok(Session {
+        Session {
             node,
             me,
             connection,
@@ -159,7 +154,7 @@ impl Session {
             status: &node.statuses[me.number().index()],
             last_write: Lsn::INVALID,
             skip_to_sync: false,
-        })
+        }
     }
 
     /// Serves the client until it leaves; an error is the FATAL that ends the session.
