@@ -80,10 +80,13 @@ pub(crate) fn check(node: &Node, up_to: Option<Lsn>) -> Found {
 pub(crate) fn check_with_pg_waldump(node: &Node, found: &Found) {
     assert!(Path::new(PG_WALDUMP).exists(), "{PG_WALDUMP} is missing: install postgresql-15");
     let start = node.segment_size.log_start();
-    // By the first segment's name, from which it learns their size: of those in a directory it takes any, also one of zeros.
+    let first = node.segment_name(node.segment_size.number_of(start));
+    let last = node.segment_name(node.segment_size.number_before(found.end));
+    // By name: it learns the size of segments from the first, and of those in a directory it takes any, also one of zeros.
     let output = Command::new(PG_WALDUMP)
         .args(["-s", &start.to_string()])
-        .arg(node.data.pg_wal().join(node.segment_name(node.segment_size.number_of(start))))
+        .arg(node.data.pg_wal().join(first))
+        .arg(last)
         .env("LC_ALL", "C")
         .output()
         .unwrap();
@@ -91,8 +94,11 @@ pub(crate) fn check_with_pg_waldump(node: &Node, found: &Found) {
     let messages = listed.lines().filter(|line| line.starts_with("rmgr: LogicalMessage")).count() as u64;
     let complaint = String::from_utf8(output.stderr).unwrap();
     assert_eq!(messages, found.records.values().sum::<u64>(), "{complaint}");
-    let last = format!("lsn: {}", padded(found.last_record));
-    assert!(listed.lines().last().is_none_or(|line| line.contains(&last)), "{last}: {complaint}");
+    let last_record = format!("lsn: {}", padded(found.last_record));
+    assert!(
+        listed.lines().last().is_none_or(|line| line.contains(&last_record)),
+        "{last_record}: {complaint}"
+    );
 }
 
 /// As pg_waldump shows an LSN.
