@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 
+use ipc::backend::{self, Backend};
 use ipc::postmaster_death::PostmasterDeath;
 use ipc::proc::{ProcArray, ProcNumber};
 use ipc::process::Me;
@@ -72,6 +73,8 @@ fn prepare(data_dir: PathBuf, flags: &[(String, String)]) -> Result<Prepared, St
     let bytes = ProcArray::size(slots as u32) + Node::shmem_size(&settings, slots);
     let mut shmem = Shmem::create(bytes)
         .map_err(|error| format!("could not map {bytes} bytes of shared memory: {error}"))?;
+    let backend = Backend::from_name(settings.wait_backend.word());
+    backend::choose(backend.expect("the setting's words are the back-ends' names"));
     let procs = ProcArray::create(&shmem, slots as u32);
     let listen = ListenConfig {
         addresses: Settings::list(&settings.listen_addresses).map(str::to_owned).collect(),
@@ -137,4 +140,19 @@ fn serve(prepared: Prepared, walreceiver: Option<WalReceiverMain>) -> i32 {
         reload: &|| {},
     };
     server_loop::run(prepared.config, &roles).0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wait_backend_takes_every_name_and_has_the_default_of_the_library() {
+        assert_eq!(Settings::default().wait_backend.word(), Backend::DEFAULT.name());
+        for backend in Backend::ALL {
+            let flag = ("wait_backend".to_owned(), backend.name().to_owned());
+            let settings = Settings::load("", &[flag]).unwrap();
+            assert_eq!(Backend::from_name(settings.wait_backend.word()), Some(backend));
+        }
+    }
 }

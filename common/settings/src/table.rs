@@ -174,6 +174,18 @@ words! {
     }
 }
 
+words! {
+    /// What processes wait with, and how they wake each other.
+    WaitBackend {
+        /// epoll, and SIGURG through a signalfd.
+        Epoll = "epoll",
+        /// epoll, and an eventfd per process.
+        Eventfd = "eventfd",
+        /// poll, and SIGURG's handler that writes to a pipe.
+        Poll = "poll",
+    }
+}
+
 const FIXED_ON: &[(&str, &str)] = &[("on", "on"), ("true", "on"), ("yes", "on"), ("1", "on")];
 const FIXED_READ_COMMITTED: &[(&str, &str)] = &[("read committed", "read committed")];
 /// psql without a locale asks for SQL_ASCII; text goes through untouched, as UTF-8, in both cases.
@@ -206,6 +218,7 @@ const CONNECTIONS: &str = "Connections and Authentication / Connection Settings"
 const AUTHENTICATION: &str = "Connections and Authentication / Authentication";
 const FILES: &str = "File Locations";
 const MEMORY: &str = "Resource Usage / Memory";
+const KERNEL: &str = "Resource Usage / Kernel Resources";
 const WAL: &str = "Write-Ahead Log / Settings";
 const CHECKPOINTS: &str = "Write-Ahead Log / Checkpoints";
 const SENDING: &str = "Replication / Sending Servers";
@@ -296,6 +309,10 @@ table! {
         statement_memory_limit: u64 = in_unit(Unit::Kilobytes, 1024, INT_MAX), Value::Int(262_144), User;
         /// Sets the maximum length of a statement's text, of a value and of a row.
         max_statement_size: u64 = in_unit(Unit::Kilobytes, 16, 524_288), Value::Int(1_024), Postmaster;
+    }
+    KERNEL {
+        /// Selects how processes wait and wake each other.
+        wait_backend: WaitBackend = Kind::Enum(WaitBackend::OPTIONS), text("epoll"), Postmaster;
     }
     WAL {
         /// Sets the number of disk-page buffers in shared memory for WAL.
