@@ -407,7 +407,7 @@ impl Recovered {
             self.open_puts = 0;
             self.commit_due = None;
             node.recovery.note_committed(position);
-            self.tables_log.committed(&self.tables);
+            self.tables_log.committed(&mut self.tables);
             self.tables_log.restart_if_wanted(&mut self.tables);
         }
         // Not back: after a full disk records are passed again that were passed before.

@@ -5,8 +5,9 @@
 //! so (`restart_wanted`), and this process copies the rest and starts the log over between two transactions (RESTART),
 //! which again fails while a reader uses the log.
 //!
-//! A reader may take its time as long as the log is below twice the limit: most are gone by themselves. From there on
-//! those reads are cancelled (40001) that began before the first RESTART which failed: they, and nobody who came later,
+//! At twice the limit this process does not wait for the checkpointer any more, which may be slower than the writes (a
+//! log that grows meanwhile is never started over by itself), but tries RESTART after each COMMIT. A reader may take its
+//! time up to there: most are gone by themselves. From there on those reads are cancelled (40001) that began before the first RESTART which failed: they, and nobody who came later,
 //! hold the log up now. It also reaches a reader that is blocked on a slow client. So the log is bounded by twice the
 //! limit, one transaction, and what is written while the readers give way.
 
@@ -36,13 +37,16 @@ impl TablesLog {
         self.node.checkpointer.restart_wanted.load(Ordering::Relaxed) != 0
     }
 
-    /// After a COMMIT: asks for a checkpoint when the log has become too long. Not at other times: while a reader is in the
-    /// way, this process and the checkpointer would ask each other without end.
-    pub(super) fn committed(&mut self, tables: &engine::Writer) {
-        if tables.wal_size() >= self.node.settings.state_wal_limit {
+    /// After a COMMIT: has the log copied when it has become too long. Not at other times: while a reader is in the way,
+    /// this process and the checkpointer would ask each other without end.
+    pub(super) fn committed(&mut self, tables: &mut engine::Writer) {
+        let (size, limit) = (tables.wal_size(), self.node.settings.state_wal_limit);
+        if size < limit {
+            self.blocked_since = None;
+        } else if size < limit.saturating_mul(2) {
             request_tables_checkpoint(self.node);
         } else {
-            self.blocked_since = None;
+            self.restart(tables);
         }
     }
 

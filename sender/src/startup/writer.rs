@@ -287,7 +287,7 @@ impl Writer {
                 self.node.recovery.replayed.store(end.0, Ordering::Release);
                 self.node.recovery.note_committed(end);
                 self.node.recovery.publish_applied(self.node, end);
-                self.tables_log.committed(&self.tables);
+                self.tables_log.committed(&mut self.tables);
                 Ok(())
             }
             Err(PutError::Failed(error)) if error.sqlstate == SqlState::DISK_FULL => {
