@@ -5,6 +5,7 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 
 use integration_tests::cluster::Cluster;
 use integration_tests::node::Node;
@@ -244,5 +245,22 @@ fn a_standby_starts_from_what_it_has_applied_however_long_its_log_is() {
     insert_rows(&cluster.primary, 3000, 3100);
     cluster.wait_streaming();
     cluster.assert_equal(&["t"]);
+    cluster.stop();
+}
+
+#[test]
+fn a_standby_reports_what_it_has_applied_although_its_commit_was_put_off() {
+    let scenario = Scenario::new("applied-reported");
+    let mut cluster = Cluster::start_with(&scenario, &["wal_receiver_status_interval=60s"]);
+    cluster.primary.query("CREATE TABLE t(id integer PRIMARY KEY, filler text)");
+    for round in 0..10 {
+        insert_rows(&cluster.primary, round, round + 1);
+        let end = cluster.primary.lsn("pg_current_wal_flush_lsn");
+        let reported = wait::within(Duration::from_secs(5), || {
+            let applied = cluster.primary.value("SELECT replay_lsn FROM pg_stat_replication");
+            (applied.parse::<Lsn>().unwrap() >= end).then_some(())
+        });
+        assert!(reported.is_some(), "round {round}: {end} was not reported as applied");
+    }
     cluster.stop();
 }

@@ -51,7 +51,7 @@ pub(super) fn follow(node: &'static Node, me: &Me, mut recovered: Recovered) -> 
             continue;
         }
         recovered.restart_tables_log();
-        upstream.report(progress.position);
+        upstream.report(node.recovery.applied());
         let now = clock::now();
         let commit = recovered.commit_due.map(|due| due.saturating_since(now));
         let timeout = [upstream.attend(me, now), commit].into_iter().flatten().min();
@@ -70,10 +70,10 @@ struct Upstream {
 }
 
 impl Upstream {
-    /// Tells the walreceiver to report when the tables have come further.
-    fn report(&mut self, position: Lsn) {
-        if position > self.reported {
-            self.reported = position;
+    /// Tells the walreceiver to report when the tables have come further (records put but not committed don't count).
+    fn report(&mut self, applied: Lsn) {
+        if applied > self.reported {
+            self.reported = applied;
             self.node.walreceiver.force_reply.store(1, Ordering::Release);
             self.node.procs.set_latch(ProcNumber::WAL_RECEIVER);
         }
