@@ -9,7 +9,11 @@
 //! Seeds are printed; `WALSHIP_SEED` repeats one. One thread, tests one after another, as fork demands.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and prints its seed"
+)]
 
 mod handover;
 mod harness;

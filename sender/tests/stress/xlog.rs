@@ -195,18 +195,15 @@ pub(crate) fn killed_inserters_leave_a_log_with_every_flushed_record() {
     let dir = tempfile::tempdir().unwrap();
     let data = DataDir::new(dir.path().join("data"));
     let mut random = Random::new(seed);
-    let mut records = vec![0; INSERTERS];
     for round in 0..12 {
         let test = TestNode::start(&data, RING_PAGES);
         let before = recover(&test);
-        for index in 0..INSERTERS {
-            records[index] = before.records.get(&(index as u64)).copied().unwrap_or(0);
-        }
+        let of = |found: &Found, index: usize| found.records.get(&(index as u64)).copied().unwrap_or(0);
         let mut children: Vec<Child> = (0..INSERTERS)
             .map(|index| {
                 let own = random.clone();
                 random.next();
-                let from = records[index];
+                let from = of(&before, index);
                 test.backend(index, |me| insert(&test, me, index, own, from, u64::MAX))
             })
             .collect();
@@ -221,9 +218,9 @@ pub(crate) fn killed_inserters_leave_a_log_with_every_flushed_record() {
         let found = check(test.node, None);
         assert!(found.end >= flushed, "round {round}: the log ends at {}, flushed {flushed}", found.end);
         for index in 0..INSERTERS {
-            let there = found.records.get(&(index as u64)).copied().unwrap_or(0);
-            let sure = test.board.flushed[index].load(Ordering::Acquire).max(records[index]);
-            let most = test.board.inserted[index].load(Ordering::Acquire).max(records[index]) + 1;
+            let (there, before) = (of(&found, index), of(&before, index));
+            let sure = test.board.flushed[index].load(Ordering::Acquire).max(before);
+            let most = test.board.inserted[index].load(Ordering::Acquire).max(before) + 1;
             assert!(there >= sure, "round {round}: {there} records of inserter {index}, {sure} flushed");
             assert!(there <= most, "round {round}: {there} records of inserter {index}, {most} inserted");
         }
