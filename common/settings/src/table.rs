@@ -312,7 +312,7 @@ table! {
     }
     KERNEL {
         /// Selects how processes wait and wake each other.
-        wait_backend: WaitBackend = Kind::Enum(WaitBackend::OPTIONS), text("epoll"), Postmaster;
+        wait_backend: WaitBackend = Kind::Enum(WaitBackend::OPTIONS), text("eventfd"), Postmaster;
     }
     WAL {
         /// Sets the number of disk-page buffers in shared memory for WAL.
