@@ -3,7 +3,8 @@
 //! Started with the startup process, on every node. Sleeps on its latch, the postmaster's death and one computed
 //! timeout: the next timed checkpoint. A checkpoint is, in this order:
 //!
-//! 1. read the LSN that the committed tables hold, fdatasync `state.db-wal`: what the tables hold is durable up to there, that is redo;
+//! 1. read the LSN that the committed tables hold, fdatasync `state.db-wal`: what the tables hold is durable up to
+//!    there, that is redo;
 //! 2. copy SQLite's log into `state.db` as far as no reader is in the way (PASSIVE: it waits for nobody);
 //! 3. primary: insert the checkpoint record with that redo and the horizon, flush;
 //! 4. replace the control file.

@@ -2,7 +2,8 @@
 //!
 //! Started by the postmaster when a primary's recovery has ended. Sleeps on its latch, the postmaster's death and one
 //! computed timeout: none while everything inserted is durable, `wal_writer_delay` after it was woken because something
-//! is not. Its latch is set by inserters that don't flush themselves (asynchronous commits) and by who has begun a segment. On SIGTERM it flushes the rest and exits 0; anything else is a crash of the node.
+//! is not. Its latch is set by inserters that don't flush themselves (asynchronous commits) and by who has begun a
+//! segment. On SIGTERM it flushes the rest and exits 0; anything else is a crash of the node.
 //!
 //! Must never be needed for the progress of others: who waits for a flush does it alone ([`crate::xlog`]). Must not
 //! grow into a place for other background work.

@@ -30,9 +30,10 @@
 //!     +-- no message for wal_receiver_timeout --> Ended (TimedOut)
 //! ```
 //!
-//! Follows PostgreSQL 17 `src/backend/replication/walreceiver.c` (WalReceiverMain, XLogWalRcvProcessMsg, XLogWalRcvFlush).
-//! Differs in: no report of what is only written; answers come after the fsync; an fsync at the latest every `UNFLUSHED_MAX` bytes, however fast the
-//! upstream is; only bytes of this stream count as flushed in replies; walEnd is the upstream's horizon and is published.
+//! Follows PostgreSQL 17 `src/backend/replication/walreceiver.c` (WalReceiverMain, XLogWalRcvProcessMsg,
+//! XLogWalRcvFlush). Differs in: no report of what is only written; answers come after the fsync; an fsync at the
+//! latest every `UNFLUSHED_MAX` bytes, however fast the upstream is; only bytes of this stream count as flushed in
+//! replies; walEnd is the upstream's horizon and is published.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,15 +1,16 @@
 //! Keeps SQLite's own log in front of the tables (`state.db-wal`) bounded.
 //!
 //! At `state_wal_limit` the checkpointer is asked to copy what it can (PASSIVE); SQLite then starts the log over by
-//! itself when it writes next, unless a reader still uses it. If readers kept the checkpointer from copying all, it says
-//! so (`restart_wanted`), and this process copies the rest and starts the log over between two transactions (RESTART),
-//! which again fails while a reader uses the log.
+//! itself when it writes next, unless a reader still uses it. If readers kept the checkpointer from copying all, it
+//! says so (`restart_wanted`), and this process copies the rest and starts the log over between two transactions
+//! (RESTART), which again fails while a reader uses the log.
 //!
 //! At twice the limit this process does not wait for the checkpointer any more, which may be slower than the writes (a
-//! log that grows meanwhile is never started over by itself), but tries RESTART after each COMMIT. A reader may take its
-//! time up to there: most are gone by themselves. From there on those reads are cancelled (40001) that began before the first RESTART which failed: they, and nobody who came later,
-//! hold the log up now. It also reaches a reader that is blocked on a slow client. So the log is bounded by twice the
-//! limit, one transaction, and what is written while the readers give way.
+//! log that grows meanwhile is never started over by itself), but tries RESTART after each COMMIT. A reader may take
+//! its time up to there: most are gone by themselves. From there on those reads are cancelled (40001) that began
+//! before the first RESTART which failed: they, and nobody who came later, hold the log up now. It also reaches a
+//! reader that is blocked on a slow client. So the log is bounded by twice the limit, one transaction, and what is
+//! written while the readers give way.
 
 use std::sync::atomic::Ordering;
 
