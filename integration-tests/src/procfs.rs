@@ -1,4 +1,4 @@
-//! What /proc tells about processes: children, sleeps, whether they are there.
+//! What /proc tells about processes: children, sleeps, handlers, whether they are there.
 
 use std::fs;
 
@@ -24,6 +24,13 @@ pub fn stopped(pid: Pid) -> bool {
 /// How often the process gave up the CPU to wait for something: a process that sleeps does so once per wake-up.
 pub fn sleeps(pid: Pid) -> Option<u64> {
     status_field(pid, "voluntary_ctxt_switches")?.parse().ok()
+}
+
+/// The signals that the process has a handler for, signal n as bit n - 1; but for those that the Rust runtime installs
+/// against stack overflow (SIGSEGV and SIGBUS).
+pub fn handlers(pid: Pid) -> Option<u64> {
+    const FAULTS: u64 = 1 << (11 - 1) | 1 << (7 - 1);
+    u64::from_str_radix(&status_field(pid, "SigCgt")?, 16).ok().map(|mask| mask & !FAULTS)
 }
 
 /// Open file descriptors of the process.
