@@ -21,6 +21,10 @@
 //! Errors and hang-ups of a socket count as the readiness that was asked for: the read or write that follows
 //! tells them.
 //!
+//! It doesn't spin before it sleeps. What processes wait for here (a flush, a commit, a client) takes longer
+//! than a spin that pays: tried with 100 to 1000 looks, always or only after short waits, 0 to 35 in 100 spins
+//! met the set, and commits came no faster from 1 client nor from 8, mostly slower.
+//!
 //! The kernel is behind `KernelSet`, with an implementation for each [`Backend`] (wait_event_set/…). A child
 //! must drop the sets that it inherits without using them: they are still the parent's.
 //!

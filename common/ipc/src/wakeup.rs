@@ -35,7 +35,8 @@ use sys::{
     signal::Signal,
 };
 
-/// How many descriptors are left to a process for sockets, files and pipes when eventfds are made.
+/// How many descriptors are left to a process for sockets, files and pipes when eventfds are made, besides one
+/// per slot, by which the postmaster watches its children.
 #[cfg(not(loom))]
 const RESERVE: u64 = 256;
 
@@ -45,14 +46,14 @@ thread_local! {
     static EVENTFDS: Cell<&'static [&'static EventFd]> = const { Cell::new(&[]) };
 }
 
-/// Makes up to `count` eventfds, as many as there is room for, and returns what the latches are to keep. Call
-/// before the first fork.
+/// Makes an eventfd for each of `count` latches, or for as many of them as there is room for, and returns what
+/// these latches are to keep. Call before the first fork.
 #[cfg(not(loom))]
 pub(crate) fn make(count: usize) -> impl Iterator<Item = u32> {
     let old = EVENTFDS.get();
-    let held = old.len() as u64 + RESERVE;
-    let room = process::make_room_for_descriptors(held + count as u64).unwrap_or(0);
-    let count = count.min(usize::try_from(room.saturating_sub(held)).unwrap_or(usize::MAX));
+    let others = old.len() as u64 + count as u64 + RESERVE;
+    let room = process::make_room_for_descriptors(others + count as u64).unwrap_or(0);
+    let count = count.min(usize::try_from(room.saturating_sub(others)).unwrap_or(usize::MAX));
     let new = (0..count).map_while(|_| EventFd::new().ok());
     let all: Vec<&EventFd> =
         old.iter().copied().chain(new.map(|eventfd| &*Box::leak(Box::new(eventfd)))).collect();
