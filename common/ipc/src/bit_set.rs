@@ -29,6 +29,11 @@ macro_rules! bit_set {
                 $name(bits & $name::ALL.0)
             }
 
+            /// The bits that are set, each as a set of its own.
+            pub fn iter(self) -> impl Iterator<Item = $name> {
+                [$( $name::$bit ),+].into_iter().filter(move |bit| self.contains(*bit))
+            }
+
             /// Those in either set; as `|`, but usable in constants.
             #[must_use]
             pub const fn union(self, other: $name) -> $name {

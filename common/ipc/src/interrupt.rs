@@ -43,6 +43,10 @@ bit_set! {
         const PROMOTE = 1 << 9;
         /// A read must end because it keeps the tables' own log from being cut: 40001.
         const READ_HOLDS_LOG = 1 << 10;
+        /// There may be notifications to deliver.
+        const NOTIFY = 1 << 11;
+        /// Log what memory this process uses and what it is doing.
+        const LOG_MEMORY_CONTEXT = 1 << 12;
     }
 }
 

@@ -13,10 +13,10 @@
 //! ```text
 //!   setter                                   owner
 //!   S1  store the work                       O1  is_set = 0                       (reset)
-//!   S2  fence SetBeforeLook                  O2  fence ResetBeforeWork
+//!   S2  fence "set before look"              O2  fence "reset before work"
 //!   S3  is_set already 1? done               O3  look for work; none: wait
 //!   S4  is_set = 1                           O4  maybe_sleeping = 1               (prepare_to_sleep)
-//!   S5  fence SetBeforeWake                  O5  fence SleepBeforeLook
+//!   S5  fence "set before wake"              O5  fence "sleep before look"
 //!   S6  maybe_sleeping 0? done               O6  is_set 1? don't sleep
 //!   S7  wake the owner                       O7  sleep; S7 ends it
 //! ```
@@ -52,9 +52,6 @@ use std::os::fd::RawFd;
 
 use sys::process::{self, Pid};
 
-pub use crate::sync::Fence;
-#[cfg(loom)]
-pub use crate::sync::mutant;
 use crate::{
     sync::{AtomicI32, AtomicU32, Ordering, fence},
     wakeup,
@@ -166,12 +163,12 @@ impl Latch {
 
     /// The part of [`Latch::set`] without a system call: the owner to be woken, if it may be asleep.
     pub fn set_and_find_sleeper(&self) -> Option<Pid> {
-        fence(Fence::SetBeforeLook);
+        fence("latch: set before look");
         if self.is_set.load(Ordering::Relaxed) != 0 {
             return None;
         }
         self.is_set.store(1, Ordering::Relaxed);
-        fence(Fence::SetBeforeWake);
+        fence("latch: set before wake");
         if self.maybe_sleeping.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -184,7 +181,7 @@ impl Latch {
         self.assert_owner();
         debug_assert_eq!(self.maybe_sleeping.load(Ordering::Relaxed), 0, "reset inside a wait");
         self.is_set.store(0, Ordering::Relaxed);
-        fence(Fence::ResetBeforeWork);
+        fence("latch: reset before work");
     }
 
     /// Whether it is set. Says nothing about work: that must be looked for after a reset.
@@ -215,7 +212,7 @@ impl Latch {
     /// Announces that the owner is about to sleep. False: the latch is set, so don't.
     fn prepare_to_sleep(&self) -> bool {
         self.maybe_sleeping.store(1, Ordering::Relaxed);
-        fence(Fence::SleepBeforeLook);
+        fence("latch: sleep before look");
         !self.is_set()
     }
 

@@ -58,11 +58,16 @@
 #![deny(unsafe_code)]
 
 pub mod latch;
+#[cfg(loom)]
+pub use sync::mutant;
 mod sync;
 mod wakeup;
 
 #[cfg(not(loom))]
 pub mod backend;
+#[cfg(not(loom))]
+#[expect(unsafe_code, reason = "what shared_struct! expands to; other crates need no such permission")]
+pub mod barrier;
 #[cfg(not(loom))]
 mod bit_set;
 #[cfg(not(loom))]

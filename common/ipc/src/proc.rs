@@ -28,6 +28,7 @@ use sys::process::Pid;
 
 use crate::{
     backend::{self, Backend},
+    barrier::{BarrierHeader, BarrierSlot},
     interrupt::{Interrupts, PendingWord},
     latch::Latch,
     pm_signal::{PmSignal, PmSignalBox},
@@ -173,6 +174,8 @@ crate::shared_struct! {
         state: AtomicU32,
         /// Microseconds since 1970, written at attach.
         start_time: AtomicI64,
+        /// See `barrier.rs`.
+        pub(crate) barrier: BarrierSlot,
     }
 }
 
@@ -238,6 +241,7 @@ impl Proc {
 pub struct ProcArray {
     slots: &'static [Proc],
     pub(crate) postmaster: &'static PmSignalBox,
+    pub(crate) barrier: &'static BarrierHeader,
     backend: Backend,
 }
 
@@ -248,13 +252,15 @@ impl ProcArray {
         assert!(slots >= ProcNumber::FIRST_BACKEND.0, "the auxiliary processes need their slots");
         let slots: &'static [Proc] = shmem.alloc_array(slots as usize);
         let postmaster: &'static PmSignalBox = shmem.alloc();
+        let barrier = shmem.alloc();
+        slots.iter().for_each(|proc| proc.barrier.leave());
         let backend = backend::chosen();
         if backend == Backend::Eventfd {
             // The postmaster and the auxiliary processes first, should there not be enough for all.
             let latches = std::iter::once(&postmaster.latch).chain(slots.iter().map(Proc::latch));
             latches.zip(wakeup::make(slots.len() + 1)).for_each(|(latch, kept)| latch.wake_by(kept));
         }
-        Box::leak(Box::new(ProcArray { slots, postmaster, backend }))
+        Box::leak(Box::new(ProcArray { slots, postmaster, barrier, backend }))
     }
 
     /// What its processes wait with.
@@ -325,6 +331,7 @@ impl ProcArray {
         let proc = self.slot(number);
         assert_eq!(proc.state(), SlotState::Unused, "slot {number} is taken");
         proc.set_state(SlotState::Assigned);
+        self.enter_barriers(number);
     }
 
     /// For the postmaster, after it has reaped the slot's child (or could not fork it): frees the slot.
@@ -340,6 +347,7 @@ impl ProcArray {
                 proc.pending().advance();
             }
         }
+        self.leave_barriers(number);
         proc.set_state(SlotState::Unused);
         detached
     }

@@ -29,6 +29,7 @@ use sys::{
 };
 
 use crate::{
+    barrier::{Absorption, BarrierGeneration, BarrierTypes, BarrierWait, Laggard},
     interrupt::Interrupts,
     latch::Latch,
     pm_signal::PmSignal,
@@ -148,6 +149,17 @@ impl Postmaster {
         drop(self.waiter.signals.take());
     }
 
+    /// Emits barriers to all children; see [`crate::barrier`].
+    pub fn emit_barrier(&self, types: BarrierTypes) -> BarrierGeneration {
+        self.procs.emit_barrier(types)
+    }
+
+    /// Begins to wait until all children have absorbed what was emitted up to `generation`: the postmaster's
+    /// latch is set when the last one has.
+    pub fn barrier_wait(&self, generation: BarrierGeneration) -> BarrierWait {
+        BarrierWait::new(self.procs, &self.procs.barrier.postmaster_awaits, generation)
+    }
+
     pub(crate) fn waiter(&self) -> &'static Waiter {
         self.waiter
     }
@@ -209,6 +221,7 @@ impl Me {
         proc.set_backend_type(backend_type);
         proc.set_identity(Some(process::current_pid()), clock::unix_micros());
         let generation = proc.pending().advance();
+        procs.catch_up_with_barriers(ProcAddress { number, generation });
         // Sets of the time before found no owner to wake.
         proc.latch.set();
         let waiter: &'static Waiter = Box::leak(Box::new(Waiter {
@@ -238,6 +251,7 @@ impl Me {
     /// it.
     pub fn detach(self) {
         let proc = self.state.proc;
+        self.state.procs.leave_barriers(self.number());
         proc.pending().advance();
         proc.wait_event.store(0, Ordering::Relaxed);
         proc.set_identity(None, 0);
@@ -304,6 +318,59 @@ impl Me {
         }
         self.state.held.set(self.state.held.get() | interrupts.bits());
         HoldGuard { me: self, interrupts }
+    }
+
+    /// Emits barriers to all attached processes, this one too; see [`crate::barrier`].
+    pub fn emit_barrier(self, types: BarrierTypes) -> BarrierGeneration {
+        self.state.procs.emit_barrier(types)
+    }
+
+    /// Absorbs the barriers that have come, if they are not held: calls `handler` for each type. For where the
+    /// process looks at its interrupts. Costs one load when there is nothing.
+    ///
+    /// If a handler says [`Absorption::NotNow`] or fails, its type stays to be absorbed and
+    /// [`Interrupts::BARRIER`] stays pending, but the latch isn't set for it: who says "not now" looks again,
+    /// by itself, when the time has come. The first error ends the round and is returned.
+    pub fn absorb_barriers<E>(
+        self,
+        handler: impl FnMut(BarrierTypes) -> Result<Absorption, E>,
+    ) -> Result<(), E> {
+        if self.take(Interrupts::BARRIER).is_empty() {
+            return Ok(());
+        }
+        self.state.procs.absorb_barriers(self.state.address, handler)
+    }
+
+    /// Begins to wait until all processes have absorbed what was emitted up to `generation`: the own latch is
+    /// set when the last one has. For who waits for sockets too; see [`BarrierWait`].
+    pub fn barrier_wait(self, generation: BarrierGeneration) -> BarrierWait {
+        BarrierWait::new(self.state.procs, self.state.proc.barrier.awaited(), generation)
+    }
+
+    /// Waits until all processes, this one too, have absorbed what was emitted up to `generation`.
+    ///
+    /// `serve` is called before each look: it does what the process does about its interrupts, barriers
+    /// among them (two who wait for each other would wait for ever otherwise), and ends the wait by an error.
+    /// `still_waiting` is told who is late, every [`REMINDER`](crate::barrier::REMINDER). An io error means
+    /// that the descriptors are broken.
+    pub fn wait_for_barrier<E: From<io::Error>>(
+        self,
+        generation: BarrierGeneration,
+        mut serve: impl FnMut(Me) -> Result<(), E>,
+        mut still_waiting: impl FnMut(Laggard),
+    ) -> Result<(), E> {
+        let mut wait = self.barrier_wait(generation);
+        loop {
+            self.latch().reset();
+            serve(self)?;
+            if wait.is_over() {
+                return Ok(());
+            }
+            if let Some(laggard) = wait.reminder(clock::now()) {
+                still_waiting(laggard);
+            }
+            wait_latch(&self, Some(wait.timeout(clock::now())), WaitEvent::ProcSignalBarrier)?;
+        }
     }
 
     /// Reads pending signals without waiting; for long computations, which look at [`Me::pending`]

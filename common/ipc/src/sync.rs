@@ -1,49 +1,58 @@
-//! The atomics of the latch: the real ones, or loom's when the model checker runs the very same code
+//! Atomics for what a model checker looks at: the real ones, or loom's when it runs the very same code
 //! (`RUSTFLAGS="--cfg loom"`).
 //!
-//! Loom models `fence(SeqCst)` faithfully, but takes SeqCst loads and stores for AcqRel ones. So the latch is
-//! written with relaxed accesses and explicit fences, and each fence has a name under which the model can
-//! leave it out, to prove that the checker notices.
+//! Loom models `fence(SeqCst)` faithfully, but takes SeqCst loads and stores for AcqRel ones. So where a full
+//! barrier is needed, it is an explicit [`fence`].
+//!
+//! What an argument rests on has a name, under which a model leaves it out to prove that the checker notices:
+//! a fence ([`fence`]), the strength of an access ([`order`]), a step or the order of two ([`left_out`]). Such
+//! a broken variant is a mutant. Outside of the models the names cost nothing: nothing is ever left out.
 
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+pub(crate) use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-/// The four fences of the latch; see latch.rs for what each is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fence {
-    /// In set: after the setter's work, before it looks at is_set.
-    SetBeforeLook,
-    /// In set: between storing is_set and looking at maybe_sleeping.
-    SetBeforeWake,
-    /// In prepare_to_sleep: between storing maybe_sleeping and looking at is_set.
-    SleepBeforeLook,
-    /// In reset: between clearing is_set and the owner's look for work.
-    ResetBeforeWork,
-}
-
-/// A full barrier.
+/// A full barrier; `name` says between what.
 #[cfg(not(loom))]
 #[inline(always)]
-pub(crate) fn fence(_name: Fence) {
+pub(crate) fn fence(_name: &'static str) {
     std::sync::atomic::fence(Ordering::SeqCst);
 }
 
 /// A full barrier, unless it is the one that the model leaves out.
 #[cfg(loom)]
-pub(crate) fn fence(name: Fence) {
-    if mutant::LEFT_OUT.get() != Some(&name) {
+pub(crate) fn fence(name: &'static str) {
+    if !left_out(name) {
         loom::sync::atomic::fence(Ordering::SeqCst);
     }
 }
 
-/// The model's knob: which fence to leave out. Set at most once, before the model starts.
+/// The ordering of an access whose strength matters; the mutant of that name has a relaxed one.
+#[inline(always)]
+pub(crate) fn order(name: &'static str, ordering: Ordering) -> Ordering {
+    if left_out(name) { Ordering::Relaxed } else { ordering }
+}
+
+/// Whether the mutant of that name is at work: never.
+#[cfg(not(loom))]
+#[inline(always)]
+pub(crate) const fn left_out(_name: &'static str) -> bool {
+    false
+}
+
+/// Whether the mutant of that name is at work.
+#[cfg(loom)]
+pub(crate) fn left_out(name: &'static str) -> bool {
+    mutant::LEFT_OUT.get().is_some_and(|mutant| mutant == name)
+}
+
+/// The model's knob: what to leave out. Set at most once, before the model starts.
 #[cfg(loom)]
 pub mod mutant {
     use std::sync::OnceLock;
 
-    /// The fence that the latch lacks in this process; unset in the real model.
-    pub static LEFT_OUT: OnceLock<super::Fence> = OnceLock::new();
+    /// What this process lacks, by its name; unset in the real models.
+    pub static LEFT_OUT: OnceLock<String> = OnceLock::new();
 }

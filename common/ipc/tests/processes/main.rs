@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod barriers;
 mod harness;
 mod hazards;
 mod interrupts;
@@ -41,6 +42,14 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let tests: &[Test] = tests![
+        barriers::barrier_is_absorbed_by_all_before_the_wait_ends,
+        barriers::barrier_emitted_between_fork_and_attach_is_absorbed,
+        barriers::barrier_waits_for_nobody_who_detached_or_died,
+        barriers::barrier_held_or_not_now_stays_to_be_absorbed,
+        barriers::barrier_handler_that_fails_leaves_its_types,
+        barriers::barriers_of_two_who_wait_for_each_other_are_absorbed,
+        barriers::barrier_wait_names_a_stopped_process_every_5_s,
+        barriers::barrier_wait_of_the_postmaster_ends_with_the_last,
         hazards::child_has_the_handlers_of_its_back_end,
         interrupts::barrage_of_interrupts_arrives_whole,
         interrupts::crashed_owner_leaves_a_slot_that_tells,
