@@ -82,7 +82,7 @@ struct Checkpointer {
 pub fn checkpointer_main(node: &'static Node, me: Me) -> i32 {
     let mut checkpointer =
         Checkpointer { node, me, xlog: Xlog::new(node, me), last_end: Lsn::INVALID, tables: None };
-    let mut due = clock::now().saturating_add(node.settings.checkpoint_timeout);
+    let mut due = clock::now().saturating_add(node.settings().checkpoint_timeout);
     loop {
         me.latch().reset();
         me.take(Interrupts::TERMINATE | Interrupts::CONFIG_RELOAD);
@@ -103,7 +103,7 @@ pub fn checkpointer_main(node: &'static Node, me: Me) -> i32 {
 }
 
 fn next_due(due: MonoTime, now: MonoTime, node: &Node) -> MonoTime {
-    if due > now { due } else { now.saturating_add(node.settings.checkpoint_timeout) }
+    if due > now { due } else { now.saturating_add(node.settings().checkpoint_timeout) }
 }
 
 impl Checkpointer {

@@ -23,6 +23,7 @@ mod buffered_socket;
 pub mod checkpointer;
 pub mod cli;
 pub mod client;
+pub mod configuration;
 pub mod connection;
 pub mod control;
 pub mod datadir;

@@ -11,13 +11,17 @@
 //! Follows PostgreSQL 15 src/backend/utils/error/elog.c with log_line_prefix '%m [%p] '.
 
 use std::fmt;
+use std::sync::OnceLock;
 
+use settings::table::MessageLevel;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Registry, reload};
 use wal::timestamp::Timestamp;
 
 struct PostgresFormat;
@@ -87,22 +91,30 @@ where
     }
 }
 
-/// Starts logging to stderr from `log_min_messages` (PostgreSQL's names) upwards. Once, before the first fork.
-pub fn init(log_min_messages: &str) {
-    let level = match log_min_messages {
-        "debug5" | "debug4" | "debug3" | "debug2" => "trace",
-        "debug1" => "debug",
-        "warning" => "warn",
-        "error" | "fatal" | "panic" => "error",
-        _ => "info",
-    };
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(EnvFilter::new(level))
-        .event_format(PostgresFormat)
-        .finish();
+/// Changes what is logged; set by [`init`].
+static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
+
+/// Starts logging to stderr: what `log_min_messages` says by default, until [`set_level`]. Once, before the first fork.
+pub fn init() {
+    let (level, handle) = reload::Layer::new(LevelFilter::INFO);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).event_format(PostgresFormat);
     // A second call (a test in one process) keeps the first.
-    let _ = tracing::subscriber::set_global_default(subscriber);
+    if tracing::subscriber::set_global_default(Registry::default().with(level).with(lines)).is_ok() {
+        let _first = LEVEL.set(handle);
+    }
+}
+
+/// From now on this process logs what is at least this severe.
+pub fn set_level(log_min_messages: MessageLevel) {
+    let level = match log_min_messages {
+        MessageLevel::Debug => LevelFilter::DEBUG,
+        MessageLevel::Log | MessageLevel::Notice => LevelFilter::INFO,
+        MessageLevel::Warning => LevelFilter::WARN,
+        MessageLevel::Error => LevelFilter::ERROR,
+    };
+    if let Some(handle) = LEVEL.get() {
+        handle.reload(level).expect("the subscriber lives as long as the process");
+    }
 }
 
 /// Logs a PANIC and aborts this process: shared memory or durable data is in doubt, and the postmaster stops the node.

@@ -12,12 +12,15 @@ use engine::writer::WriterOptions;
 use ipc::proc::{ProcArray, ProcNumber};
 use ipc::shmem::Shmem;
 use settings::Settings;
+use sys::clock;
 use wal::layout::{self, Placement, SwitchPlacement};
 use wal::lsn::Lsn;
 use wal::segment::{self, SegmentNumber, SegmentSize};
 use wal::store::SegmentStore;
+use wal::timestamp::Timestamp;
 
 use crate::backend_status::BackendStatus;
+use crate::configuration::Configuration;
 use crate::control::ControlFile;
 use crate::datadir::DataDir;
 use crate::recovery_state::RecoveryCtl;
@@ -38,8 +41,8 @@ const RECORD_BYTES_MAX: usize = 256 << 20;
 pub struct Node {
     /// Paths.
     pub data: DataDir,
-    /// As read at start (a session lays its own SETs over them).
-    pub settings: Settings,
+    /// The settings of this process.
+    pub configuration: Configuration,
     /// From the control file.
     pub system_identifier: u64,
     /// From the control file.
@@ -74,17 +77,19 @@ impl Node {
     /// Bytes of shared memory beside the process slots.
     pub fn shmem_size(settings: &Settings, slots: usize) -> usize {
         let per_slot = 3 * size_of::<AtomicU64>() + size_of::<BackendStatus>();
-        WalBuffers::shmem_size(settings.wal_buffers)
+        Configuration::SHMEM_SIZE
+            + WalBuffers::shmem_size(settings.wal_buffers)
             + slots * per_slot
             + Requests::shmem_size(settings, slots)
             + settings.max_wal_senders * size_of::<WalSndSlot>()
             + 64 * 1024
     }
 
-    /// Builds the node in `shmem`; before the first fork.
+    /// Builds the node in `shmem`, with settings just read under the `flags` of the command line; before the first fork.
     pub fn create(
         data: DataDir,
         settings: Settings,
+        flags: Vec<(String, String)>,
         control: &ControlFile,
         procs: &'static ProcArray,
         shmem: &mut Shmem,
@@ -107,11 +112,21 @@ impl Node {
             checkpointer: shmem.alloc(),
             procs,
             data,
-            settings,
+            configuration: Configuration::create(
+                shmem,
+                settings,
+                flags,
+                Timestamp::from_unix_micros(clock::unix_micros()),
+            ),
         };
         node.wal.timeline.store(control.timeline, Ordering::Relaxed);
         node.recovery.in_recovery.store(1, Ordering::Relaxed);
         Box::leak(Box::new(node))
+    }
+
+    /// This process's settings as they are now (a session lays its own SETs over them).
+    pub fn settings(&self) -> Rc<Settings> {
+        self.configuration.settings()
     }
 
     /// The log's directory, with files of the calling process; after fork.
@@ -123,8 +138,8 @@ impl Node {
     pub fn writer_options(&'static self) -> WriterOptions {
         WriterOptions {
             busy_timeout: TABLES_BUSY_TIMEOUT,
-            value_size_max: self.settings.max_statement_size as usize,
-            memory_max: self.settings.statement_memory_limit as usize,
+            value_size_max: self.settings().max_statement_size as usize,
+            memory_max: self.settings().statement_memory_limit as usize,
             record_size_max: RECORD_BYTES_MAX,
             system: Rc::new(WriterInfo { node: self }),
         }

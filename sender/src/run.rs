@@ -17,6 +17,7 @@ use postmaster::pid_file::PidFile;
 use postmaster::roles::Roles;
 use postmaster::server_loop::{self, Config};
 use settings::Settings;
+use settings::file::FileError;
 use wal::segment::SegmentSize;
 
 use crate::checkpointer::checkpointer_main;
@@ -38,10 +39,10 @@ pub type WalReceiverMain = fn(&'static Node, Me) -> i32;
 ///
 /// `flags` are the `-c name=value` of the command line.
 pub fn run_node(data_dir: PathBuf, flags: &[(String, String)], walreceiver: Option<WalReceiverMain>) -> i32 {
+    crate::log::init();
     match prepare(data_dir, flags) {
         Ok(prepared) => serve(prepared, walreceiver),
         Err(message) => {
-            crate::log::init("log");
             fatal(&message);
             1
         }
@@ -58,7 +59,7 @@ fn prepare(data_dir: PathBuf, flags: &[(String, String)]) -> Result<Prepared, St
     data.check().map_err(|error| error.0)?;
     let control = ControlFile::read(&data.control()).map_err(|error| error.to_string())?;
     let settings = load_settings(&data, &control, flags)?;
-    crate::log::init(settings.log_min_messages.word());
+    crate::log::set_level(settings.log_min_messages);
     let pid_file = PidFile::create(data.root()).map_err(|error| match error.hint() {
         Some(hint) => format!("{error}\nHINT:  {hint}"),
         None => error.to_string(),
@@ -87,7 +88,7 @@ fn prepare(data_dir: PathBuf, flags: &[(String, String)]) -> Result<Prepared, St
     check_addresses(&listen)?;
     let version =
         format!("Walship {} (PostgreSQL {} protocol)", env!("CARGO_PKG_VERSION"), settings.server_version);
-    let node = Node::create(data, settings, &control, procs, &mut shmem);
+    let node = Node::create(data, settings, flags.to_vec(), &control, procs, &mut shmem);
     Ok(Prepared { node, config: Config { pid_file, listen, version, procs, death } })
 }
 
@@ -100,14 +101,22 @@ fn load_settings(
     let conf = std::fs::read_to_string(data.conf()).map_err(|error| {
         format!("could not read configuration file \"{}\": {error}", data.conf().display())
     })?;
-    let mut settings = Settings::load(&conf, flags)
-        .map_err(|error| format!("configuration file \"{}\": {error}", data.conf().display()))?;
+    let mut settings = Settings::load(&conf, flags).map_err(|errors| conf_errors(data, &errors))?;
     SegmentSize::new(u64::from(control.segment_size)).map_err(|_| {
         format!("control file names an impossible segment size, {} bytes", control.segment_size)
     })?;
     settings.wal_segment_size = u64::from(control.segment_size);
     settings.in_hot_standby = data.is_standby();
     Ok(settings)
+}
+
+/// Logs what is wrong with the file, line by line; the text of the FATAL.
+fn conf_errors(data: &DataDir, errors: &[FileError]) -> String {
+    let path = data.conf();
+    for error in errors {
+        tracing::info!("{}", error.located(path.display()));
+    }
+    format!("configuration file \"{}\" contains errors", path.display())
 }
 
 /// There is no authentication yet: nobody but this machine may connect.

@@ -42,7 +42,7 @@ pub fn walwriter_main(node: &'static Node, me: Me) -> i32 {
             flush_due = None;
             continue;
         } else if flush_due.is_none() {
-            flush_due = Some(now.saturating_add(node.settings.wal_writer_delay));
+            flush_due = Some(now.saturating_add(node.settings().wal_writer_delay));
         }
         let timeout = flush_due.map(|due| due.saturating_since(now));
         wait_latch(&me, timeout, WaitEvent::WalWriterMain);
@@ -50,7 +50,7 @@ pub fn walwriter_main(node: &'static Node, me: Me) -> i32 {
 }
 
 fn is_much(node: &Node, insert: Lsn) -> bool {
-    insert.saturating_since(node.wal.flush_lsn()) >= node.settings.wal_writer_flush_after
+    insert.saturating_since(node.wal.flush_lsn()) >= node.settings().wal_writer_flush_after
 }
 
 fn prepare_ahead(xlog: &mut Xlog) {

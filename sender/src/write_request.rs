@@ -236,7 +236,7 @@ impl WriteControl {
             me,
             session,
             statement_deadline: deadline,
-            writer_deadline: now.saturating_add(node.settings.write_statement_timeout),
+            writer_deadline: now.saturating_add(node.settings().write_statement_timeout),
             signals_due: Cell::new(now.saturating_add(SIGNALS_EVERY)),
             may_give_way: false,
             gave_way: Cell::new(false),

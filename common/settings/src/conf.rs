@@ -1,13 +1,13 @@
-//! walship.conf and `-c name=value`: reading them, and writing the file that `init` leaves behind.
+//! `-c name=value` and a startup packet's options, and the walship.conf that `init` leaves behind.
 //!
 //! The file is TOML whose keys are PostgreSQL's setting names, so that `wal_sender_timeout = '60s'` means the same
 //! in postgresql.conf and here. A bare number is in the base unit. Flags override the file; at a reload the file is
-//! read anew and the same flags go over it again.
+//! read anew and the same flags go over it again. It is read by [`crate::file`].
 
 use toml::Value as Toml;
 
 use crate::error::Error;
-use crate::table::{Context, SettingNumber, Settings, Source, TABLE};
+use crate::table::{Context, SettingNumber, TABLE};
 use crate::value::Value;
 
 /// Splits `name=value`, as it follows `-c`; dashes in the name stand for underscores. Error 22023, 42704.
@@ -59,57 +59,7 @@ fn split_words(options: &str) -> Vec<String> {
     words
 }
 
-impl Settings {
-    /// The settings of a node that starts: the table's defaults, the text of walship.conf over them, the flags over
-    /// that. Errors F0000 (not TOML), 42704 (no such setting), 22023 (wrong value), 55P02 (not to be set).
-    pub fn load(conf: &str, flags: &[(String, String)]) -> Result<Settings, Error> {
-        let mut settings = Settings::default();
-        for (name, value) in read_conf(conf)? {
-            settings.assign(&name, &value, Source::File)?;
-        }
-        for (name, value) in flags {
-            settings.assign(name, value, Source::CommandLine)?;
-        }
-        Ok(settings)
-    }
-
-    /// The settings after a reload. What only a restart can change keeps its value; the names of those that the
-    /// file would change come back for the log. Internal settings stay. Errors as [`Settings::load`].
-    pub fn reload(
-        &self,
-        conf: &str,
-        flags: &[(String, String)],
-    ) -> Result<(Settings, Vec<&'static str>), Error> {
-        let mut fresh = Settings::load(conf, flags)?;
-        let mut pending_restart = Vec::new();
-        for number in SettingNumber::all() {
-            let row = number.row();
-            if row.context > Context::Postmaster {
-                continue;
-            }
-            let present = self.value(number);
-            if row.context == Context::Postmaster && fresh.value(number) != present {
-                // The port that was taken for 0 is no wish to change it.
-                let took_free_port = row.name == "port" && fresh.port == 0;
-                if !took_free_port {
-                    pending_restart.push(row.name);
-                }
-            }
-            fresh.put(number, &present, self.source(number));
-        }
-        Ok((fresh, pending_restart))
-    }
-
-    fn assign(&mut self, name: &str, value: &str, source: Source) -> Result<(), Error> {
-        let number = SettingNumber::find(name)?;
-        refuse_internal(number)?;
-        let value = number.row().kind.parse(number.row().name, value)?;
-        self.put(number, &value, source);
-        Ok(())
-    }
-}
-
-fn refuse_internal(number: SettingNumber) -> Result<(), Error> {
+pub(crate) fn refuse_internal(number: SettingNumber) -> Result<(), Error> {
     let row = number.row();
     match row.context {
         Context::Internal => {
@@ -117,32 +67,6 @@ fn refuse_internal(number: SettingNumber) -> Result<(), Error> {
         }
         Context::Postmaster | Context::Sighup | Context::User => Ok(()),
     }
-}
-
-/// The names and values of the file as texts. Error F0000.
-fn read_conf(conf: &str) -> Result<Vec<(String, String)>, Error> {
-    let table: toml::Table = conf.parse().map_err(|error: toml::de::Error| {
-        let at = error.span().map_or(0, |span| span.start);
-        let line = 1 + conf.as_bytes()[..at.min(conf.len())].iter().filter(|byte| **byte == b'\n').count();
-        let message = error.message().lines().next().unwrap_or("syntax error").to_owned();
-        Error::plain("F0000", format!("walship.conf line {line}: {message}"))
-    })?;
-    let mut pairs = Vec::new();
-    for (name, value) in table {
-        let text = match value {
-            Toml::String(text) => text,
-            Toml::Integer(number) => number.to_string(),
-            Toml::Float(number) => number.to_string(),
-            Toml::Boolean(on) => on.to_string(),
-            Toml::Datetime(_) | Toml::Array(_) | Toml::Table(_) => {
-                SettingNumber::find(&name)?;
-                let message = format!("walship.conf: \"{name}\" takes a text, a number or a Boolean");
-                return Err(Error::plain("F0000", message));
-            }
-        };
-        pairs.push((name, text));
-    }
-    Ok(pairs)
 }
 
 /// The text of a walship.conf that sets `pairs` and shows every other setting with its default, commented out.
@@ -185,54 +109,13 @@ fn quoted(value: &Value, row: &crate::table::Row) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Settings;
     use std::time::Duration;
 
-    fn flag(text: &str) -> (String, String) {
-        parse_flag(text).unwrap()
-    }
-
     #[test]
-    fn flags_override_the_file_and_the_file_the_defaults() {
-        let conf = "wal_sender_timeout = '4s'\nwal_writer_delay = 50\nlog_replication_commands = true\n";
-        let settings = Settings::load(conf, &[flag("wal-sender-timeout=0"), flag("port=0")]).unwrap();
-        assert_eq!(settings.wal_sender_timeout, None);
-        assert_eq!(settings.wal_writer_delay, Duration::from_millis(50));
-        assert!(settings.log_replication_commands);
-        assert_eq!(settings.port, 0);
-        assert_eq!(settings.wal_buffers, 4 << 20);
-        let number = SettingNumber::find("wal_writer_delay").unwrap();
-        assert_eq!(settings.source(number).name(), "configuration file");
-    }
-
-    #[test]
-    fn a_wrong_file_is_refused_with_the_place() {
-        for (conf, message) in [
-            ("port = 5440\nport ~ 1", "walship.conf line 2: "),
-            ("work_men = 3", "unrecognized configuration parameter \"work_men\""),
-            ("port = 70000", "70000 is outside the valid range for parameter \"port\" (0 .. 65535)"),
-            ("wal_segment_size = '16MB'", "parameter \"wal_segment_size\" cannot be changed"),
-            ("port = [1]", "walship.conf: \"port\" takes a text, a number or a Boolean"),
-        ] {
-            let error = Settings::load(conf, &[]).unwrap_err();
-            assert!(error.message.starts_with(message), "{conf}: {error}");
-        }
+    fn a_wrong_flag_is_refused() {
         assert!(parse_flag("port").is_err());
         assert!(parse_flag("prot=1").is_err());
-    }
-
-    #[test]
-    fn a_reload_keeps_what_only_a_restart_can_change() {
-        let flags = [flag("port=0")];
-        let mut settings = Settings::load("max_connections = 20", &flags).unwrap();
-        settings.port = 40_001;
-        settings.wal_segment_size = 1 << 20;
-        let (fresh, pending) =
-            settings.reload("max_connections = 30\nwal_writer_delay = '10ms'", &flags).unwrap();
-        assert_eq!(pending, ["max_connections"]);
-        assert_eq!(fresh.max_connections, 20);
-        assert_eq!(fresh.port, 40_001);
-        assert_eq!(fresh.wal_segment_size, 1 << 20);
-        assert_eq!(fresh.wal_writer_delay, Duration::from_millis(10));
     }
 
     #[test]

@@ -10,8 +10,8 @@
 //! assert_eq!(settings.show("wal_sender_timeout").unwrap(), "4s");
 //! ```
 //!
-//! and a session lays its own SETs over it with [`session::SessionSettings`]. The crate is pure: it opens no file
-//! and asks no clock. To add a setting, add one row in `table`; nothing else lists names.
+//! a reload makes the next settings of these ([`Settings::reload`]), and a session lays its own SETs over them with
+//! [`session::SessionSettings`]. The crate is pure: it opens no file and asks no clock. To add a setting, add one row in `table`; nothing else lists names.
 //!
 //! Invariant: a `Settings` holds only values that its table accepts; what a file, a flag or a client says is
 //! checked once, here, and refused with PostgreSQL's message and SQLSTATE.
@@ -20,6 +20,8 @@
 
 pub mod conf;
 pub mod error;
+pub mod file;
+pub mod reload;
 pub mod session;
 pub mod table;
 pub mod value;

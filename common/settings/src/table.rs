@@ -69,6 +69,27 @@ impl Source {
     }
 }
 
+/// Where the present value of a setting comes from, and what the file would have it be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Who set it.
+    pub source: Source,
+    /// The line in walship.conf, from 1 on; 0 for any other source.
+    pub line: u32,
+    /// The file or the flags have another value, which counts from the next start on.
+    pub pending_restart: bool,
+}
+
+impl Origin {
+    pub(crate) fn of(source: Source) -> Origin {
+        Origin { source, line: 0, pending_restart: false }
+    }
+
+    pub(crate) fn file(line: u32) -> Origin {
+        Origin { source: Source::File, line, pending_restart: false }
+    }
+}
+
 /// One setting.
 #[derive(Debug)]
 pub struct Row {
@@ -251,14 +272,14 @@ macro_rules! table {
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct Settings {
             $($(#[doc = $description] pub $field: $type,)*)*
-            sources: Vec<Source>,
+            origins: Vec<Origin>,
         }
 
         impl Default for Settings {
             fn default() -> Settings {
                 Settings {
                     $($($field: Field::from_value(&$default, $kind),)*)*
-                    sources: vec![Source::Default; TABLE.len()],
+                    origins: vec![Origin::of(Source::Default); TABLE.len()],
                 }
             }
         }
@@ -274,12 +295,12 @@ macro_rules! table {
             }
 
             /// Puts a value that the row's kind has accepted.
-            pub(crate) fn put(&mut self, number: SettingNumber, value: &Value, source: Source) {
+            pub(crate) fn put_from(&mut self, number: SettingNumber, value: &Value, origin: Origin) {
                 let name = number.row().name;
                 $($(if name == table!(@name $field $($name)?) {
                     self.$field = Field::from_value(value, $kind);
                 })*)*
-                self.sources[number.0] = source;
+                self.origins[number.0] = origin;
             }
         }
     };
@@ -420,8 +441,13 @@ table! {
 
 impl Settings {
     /// Where the present value of a setting comes from.
-    pub fn source(&self, number: SettingNumber) -> Source {
-        self.sources[number.0]
+    pub fn origin(&self, number: SettingNumber) -> Origin {
+        self.origins[number.0]
+    }
+
+    /// As `put_from`, for a source that is no file.
+    pub(crate) fn put(&mut self, number: SettingNumber, value: &Value, source: Source) {
+        self.put_from(number, value, Origin::of(source));
     }
 
     /// The value of a setting as SHOW prints it. Error 42704.

@@ -122,14 +122,15 @@ enum Never {}
 
 fn run(node: &'static Node, me: Me) -> Result<Never, End> {
     let shared = node.walreceiver;
-    let conninfo = Conninfo::parse(&node.settings.primary_conninfo)
+    let settings = node.settings();
+    let conninfo = Conninfo::parse(&settings.primary_conninfo)
         .map_err(|error| End::Failed(format!("invalid connection string syntax: {error}")))?;
-    let name = match node.settings.cluster_name.as_str() {
+    let name = match settings.cluster_name.as_str() {
         "" => "walreceiver",
         name => name,
     };
     // A server that is stopped or cut off must not hold this process for longer than one that falls silent later.
-    let patience = node.settings.wal_receiver_timeout;
+    let patience = settings.wal_receiver_timeout;
     let kind = SessionKind::PhysicalReplication;
     let mut upstream = ServerConnection::connect_within(Some(me), &conninfo, kind, name, patience)
         .map_err(End::of_connection("could not connect to the primary server"))?;
@@ -177,8 +178,8 @@ impl WalReceiver {
         start: Lsn,
     ) -> WalReceiver {
         let timing = Timing {
-            timeout: node.settings.wal_receiver_timeout,
-            status_interval: node.settings.wal_receiver_status_interval,
+            timeout: node.settings().wal_receiver_timeout,
+            status_interval: node.settings().wal_receiver_status_interval,
         };
         let begin = Start {
             lsn: start,

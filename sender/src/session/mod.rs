@@ -244,7 +244,7 @@ impl Session {
         if self.reader.is_none() {
             let options = ReaderOptions {
                 busy_timeout: TABLES_BUSY_TIMEOUT,
-                value_size_max: self.node.settings.max_statement_size as usize,
+                value_size_max: self.node.settings().max_statement_size as usize,
                 memory_max: self.settings.borrow().current().statement_memory_limit as usize,
                 system: Rc::clone(&self.info) as Rc<dyn engine::catalog::SystemInfo>,
             };
@@ -266,7 +266,7 @@ pub(crate) fn greet(
     connection: &mut Connection,
     startup: &StartupMessage,
 ) -> Result<SessionSettings, ErrorResponse> {
-    let mut base = node.settings.clone();
+    let mut base = (*node.settings()).clone();
     base.in_hot_standby = node.recovery.in_recovery();
     base.session_authorization = startup.user.clone();
     let mut settings = SessionSettings::new(&base, &startup.settings).map_err(|error| {

@@ -218,7 +218,7 @@ impl Session {
             )
             .into());
         }
-        let bytes_max = self.node.settings.max_statement_size as usize;
+        let bytes_max = self.node.settings().max_statement_size as usize;
         let block = self.block.as_mut().expect("writes outside of a block go to the startup process at once");
         block.push(statement.sql.clone().into_owned(), bytes_max)?;
         if !block.noticed {

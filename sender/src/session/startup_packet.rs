@@ -24,7 +24,7 @@ pub(super) enum First {
 
 /// Reads packets until one says what the connection is for; answers requests for encryption with 'N'.
 pub(super) fn read_startup(node: &'static Node, connection: &mut Connection) -> Result<First, ErrorResponse> {
-    connection.set_read_deadline(Some(clock::now().saturating_add(node.settings.authentication_timeout)));
+    connection.set_read_deadline(Some(clock::now().saturating_add(node.settings().authentication_timeout)));
     let mut decoder = StartupDecoder::default();
     loop {
         let packet = match connection.read_startup_packet()? {

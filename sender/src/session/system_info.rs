@@ -15,7 +15,7 @@ use ipc::proc::{BackendType, Proc, ProcNumber};
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
 use settings::session::SessionSettings;
-use settings::table::SettingNumber;
+use settings::table::{SettingNumber, Source};
 use settings::value::Kind;
 use sys::clock;
 use sys::process::Pid;
@@ -72,7 +72,7 @@ impl SystemInfo for SessionInfo {
             Function::Sleep => self.sleep(arguments)?,
             Function::Version => format!(
                 "PostgreSQL {} on {}, compiled by rustc, 64-bit",
-                node.settings.server_version,
+                node.settings().server_version,
                 std::env::consts::ARCH
             )
             .into(),
@@ -328,6 +328,8 @@ impl SessionInfo {
             _ => (None, None),
         };
         let enumvals = row.kind.enum_values();
+        let origin = current.origin(number);
+        let from_file = origin.source == Source::File;
         vec![
             row.name.into(),
             current.value(number).setting().into(),
@@ -337,15 +339,15 @@ impl SessionInfo {
             NULL,
             row.context.name().into(),
             row.kind.vartype().into(),
-            current.source(number).name().into(),
+            origin.source.name().into(),
             bounds.map(|(min, _)| min.to_string()).into(),
             bounds.map(|(_, max)| max.to_string()).into(),
             if enumvals.is_empty() { NULL } else { format!("{{{}}}", enumvals.join(",")).into() },
             row.default.setting().into(),
             settings.reset_value(number).setting().into(),
-            NULL,
-            NULL,
-            false.into(),
+            from_file.then(|| self.node.data.conf().display().to_string()).into(),
+            from_file.then_some(i64::from(origin.line)).into(),
+            origin.pending_restart.into(),
         ]
     }
 }

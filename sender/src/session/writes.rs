@@ -53,7 +53,7 @@ impl Session {
     pub(super) fn write(&mut self, statements: Vec<String>, replies: bool) -> Result<Vec<u8>, Failure> {
         let request = WriteMessage { replies, statements }.encode();
         if !self.node.requests.submit(self.me.number(), &request, self.control.deadline()) {
-            return Err(too_long(self.node.settings.max_statement_size).into());
+            return Err(too_long(self.node.settings().max_statement_size).into());
         }
         self.node.wake_startup();
         let answer = self.await_answer()?;

@@ -31,7 +31,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// Replays until told to end.
 pub(super) fn follow(node: &'static Node, me: &Me, mut recovered: Recovered) -> Result<(), StartupError> {
     me.pm_signal(PmSignal::BEGIN_HOT_STANDBY);
-    if node.settings.primary_conninfo.is_empty() {
+    if node.settings().primary_conninfo.is_empty() {
         tracing::warn!("primary_conninfo is not set: this standby reads its own log only");
     }
     recovered.puts_off = true;
@@ -82,7 +82,7 @@ impl Upstream {
     /// Has a walreceiver started when there is none and it is time; how long to sleep at most.
     fn attend(&mut self, me: &Me, now: MonoTime) -> Option<Duration> {
         let shared = self.node.walreceiver;
-        if self.node.settings.primary_conninfo.is_empty() || shared.state() != WalRcvState::Stopped {
+        if self.node.settings().primary_conninfo.is_empty() || shared.state() != WalRcvState::Stopped {
             self.next_attempt = None;
             return None;
         }
@@ -96,7 +96,7 @@ impl Upstream {
             return Some(due.saturating_since(now));
         }
         self.next_attempt = None;
-        self.retry = (self.retry * 2).min(self.node.settings.wal_retrieve_retry_interval);
+        self.retry = (self.retry * 2).min(self.node.settings().wal_retrieve_retry_interval);
         // From the start of the segment: so no file ever has a hole.
         let segment = self.node.segment_size.number_of(self.node.wal.flush_lsn());
         shared.start.store(self.node.segment_size.first_byte(segment).0, Ordering::Relaxed);

@@ -41,7 +41,7 @@ impl TablesLog {
     /// After a COMMIT: has the log copied when it has become too long. Not at other times: while a reader is in the way,
     /// this process and the checkpointer would ask each other without end.
     pub(super) fn committed(&mut self, tables: &mut engine::Writer) {
-        let (size, limit) = (tables.wal_size(), self.node.settings.state_wal_limit);
+        let (size, limit) = (tables.wal_size(), self.node.settings().state_wal_limit);
         if size < limit {
             self.blocked_since = None;
         } else if size < limit.saturating_mul(2) {
@@ -72,7 +72,7 @@ impl TablesLog {
     fn blocked(&mut self, size: u64) {
         let now = clock::now();
         let since = *self.blocked_since.get_or_insert(now);
-        if size < self.node.settings.state_wal_limit.saturating_mul(2) {
+        if size < self.node.settings().state_wal_limit.saturating_mul(2) {
             return;
         }
         if !self.cancel_readers(since) {

@@ -71,7 +71,7 @@ impl TestNode {
         let procs = ProcArray::create(&shmem, SLOTS);
         let death = Box::leak(Box::new(PostmasterDeath::create().unwrap()));
         let board = shmem.alloc();
-        let node = Node::create(data.clone(), settings, &control, procs, &mut shmem);
+        let node = Node::create(data.clone(), settings, Vec::new(), &control, procs, &mut shmem);
         TestNode { node, board, death, postmaster: Postmaster::start(procs).unwrap() }
     }
 

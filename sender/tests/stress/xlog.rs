@@ -266,7 +266,7 @@ pub(crate) fn walwriter_sleeps_while_another_flushes() {
     let busy = test.backend(0, |me| {
         let mut xlog = Xlog::new(test.node, me);
         let flushing = test.node.wal.write_lock.lock();
-        let length = usize::try_from(test.node.settings.wal_writer_flush_after).unwrap() + 1;
+        let length = usize::try_from(test.node.settings().wal_writer_flush_after).unwrap() + 1;
         xlog.insert(&mut record(0, 0, length)).unwrap();
         test.node.procs.set_latch(ProcNumber::WAL_WRITER);
         pass(Duration::from_millis(500));

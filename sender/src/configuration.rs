@@ -1,0 +1,175 @@
+//! The settings of a node: what each process holds of them, and how a new file reaches all of them.
+//!
+//! Every process has a snapshot of its own ([`Configuration::settings`]): whoever works with it keeps it, and is never
+//! met by a setting that changes in the middle. A child inherits the postmaster's by fork. After a reload the postmaster
+//! *publishes* the text of the file in shared memory and emits a barrier ([`ipc::barrier`]); each process takes the
+//! text over where it absorbs the barrier, and computes its next snapshot from it.
+//!
+//! Why the text, and not the file: every process of PostgreSQL reads postgresql.conf by itself. Who edits it meanwhile,
+//! or replaces it by a copy that isn't complete yet, gives the processes different settings, and each finds out
+//! about errors for itself. Here one process reads the file, once, and refuses what is wrong with it; all others take the
+//! very bytes that were found good, and computing settings from text is a pure function ([`settings::reload`]). So
+//! when all have absorbed the barrier, all have the same settings, and the answer to `reload` is true. The price is a bound on
+//! the file ([`settings::file::BYTES_MAX`]), which the node's start holds it to as well.
+//!
+//! # The two texts
+//!
+//! Version `v` lies in place `v % 2`. The postmaster doesn't wait for readers, so it may overwrite a text that is just
+//! being copied; then the reader finds out and takes the newer one:
+//!
+//! ```text
+//! postmaster: claimed := v ; release fence ; write place v % 2 ; published := v (release)
+//! reader:     v := published (acquire) ; copy place v % 2 ; acquire fence ; claimed <= v + 1 ? good : again
+//! ```
+//!
+//! These are the steps of the ring of WAL buffers, for a ring of two ([`crate::ordering`]): if the copy holds one byte of
+//! version v + 2, the fences make the reader see that it was claimed. By then v + 1 is published, so the next try
+//! makes progress; and no reader ever waits for the postmaster.
+//!
+//! Invariant: the postmaster alone writes here. A process's version only grows.
+//!
+//! Follows PostgreSQL 15 ProcessConfigFile() in src/backend/utils/misc/guc.c; differs in: one reader of the file.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+
+use ipc::shmem::{SharedBytes, Shmem};
+use settings::Settings;
+use settings::file::BYTES_MAX;
+use wal::timestamp::Timestamp;
+
+use crate::log::panic_severity;
+use crate::ordering;
+
+ipc::shared_struct! {
+    /// What says which text is which; see the module's header. Written by the postmaster, read by all.
+    pub struct ConfigurationCtl {
+        /// The version whose place may be changing.
+        claimed: AtomicU64,
+        /// The newest version that is complete; 0: the children have what they inherited.
+        published: AtomicU64,
+        /// Bytes of each text.
+        lengths: [AtomicU32; PLACES],
+        /// When each was read, µs since 2000-01-01.
+        times: [AtomicI64; PLACES],
+    }
+}
+
+const PLACES: usize = 2;
+
+/// A process's settings, and where the next come from.
+#[derive(Debug)]
+pub struct Configuration {
+    ctl: &'static ConfigurationCtl,
+    texts: [SharedBytes; PLACES],
+    /// The command line's, which go over every file.
+    flags: Vec<(String, String)>,
+    own: RefCell<Rc<Settings>>,
+    version: Cell<u64>,
+    load_time: Cell<Timestamp>,
+}
+
+/// A copy of the newest text.
+struct Text {
+    version: u64,
+    time: Timestamp,
+    bytes: Vec<u8>,
+}
+
+impl Configuration {
+    /// Bytes of shared memory.
+    pub const SHMEM_SIZE: usize = size_of::<ConfigurationCtl>() + PLACES * BYTES_MAX + 256;
+
+    /// For a node that starts with these settings, read at `now`, under these flags; before the first fork.
+    pub fn create(
+        shmem: &Shmem,
+        settings: Settings,
+        flags: Vec<(String, String)>,
+        now: Timestamp,
+    ) -> Configuration {
+        Configuration {
+            ctl: shmem.alloc(),
+            texts: [shmem.alloc_bytes(BYTES_MAX), shmem.alloc_bytes(BYTES_MAX)],
+            flags,
+            own: RefCell::new(Rc::new(settings)),
+            version: Cell::new(0),
+            load_time: Cell::new(now),
+        }
+    }
+
+    /// This process's settings as they are now. They are replaced, never changed.
+    pub fn settings(&self) -> Rc<Settings> {
+        Rc::clone(&self.own.borrow())
+    }
+
+    /// The flags of the command line.
+    pub fn flags(&self) -> &[(String, String)] {
+        &self.flags
+    }
+
+    /// Which settings those are: grows with every reload that this process has taken note of.
+    pub fn version(&self) -> u64 {
+        self.version.get()
+    }
+
+    /// When they were read: pg_conf_load_time().
+    pub fn load_time(&self) -> Timestamp {
+        self.load_time.get()
+    }
+
+    /// For the postmaster: takes over the settings that a file's text, read at `now`, has brought
+    /// ([`Settings::reload`]), and publishes the text to the children. Emit the barrier afterwards.
+    pub fn publish(&self, settings: Settings, conf: &str, now: Timestamp) {
+        let version = self.version.get() + 1;
+        let place = place(version);
+        ordering::claim_page(&self.ctl.claimed, version);
+        self.texts[place].write(0, conf.as_bytes());
+        let length = u32::try_from(conf.len()).expect("checked when it was read");
+        self.ctl.lengths[place].store(length, Ordering::Relaxed);
+        self.ctl.times[place].store(now.0, Ordering::Relaxed);
+        ordering::publish_position(&self.ctl.published, version);
+        self.take_over(settings, version, now);
+    }
+
+    /// For a child, where it absorbs the barrier: takes over the newest text. Does nothing if it has that already.
+    pub fn refresh(&self) {
+        let Some(text) = self.newest_text() else { return };
+        let present = self.settings();
+        let reloaded =
+            std::str::from_utf8(&text.bytes).ok().and_then(|conf| present.reload(conf, &self.flags).ok());
+        match reloaded {
+            Some(reloaded) => self.take_over(reloaded.settings, text.version, text.time),
+            // The postmaster has found it good, so these are not the bytes that it wrote.
+            None => panic_severity("the configuration in shared memory is damaged"),
+        }
+    }
+
+    fn newest_text(&self) -> Option<Text> {
+        loop {
+            let version = ordering::published_position(&self.ctl.published);
+            if version <= self.version.get() {
+                return None;
+            }
+            let place = place(version);
+            let length = self.ctl.lengths[place].load(Ordering::Relaxed) as usize;
+            let time = Timestamp(self.ctl.times[place].load(Ordering::Relaxed));
+            let mut bytes = vec![0; length.min(BYTES_MAX)];
+            self.texts[place].read(0, &mut bytes);
+            if ordering::copy_is_good(&self.ctl.claimed, version, PLACES as u64 - 1) {
+                return Some(Text { version, time, bytes });
+            }
+        }
+    }
+
+    fn take_over(&self, settings: Settings, version: u64, time: Timestamp) {
+        crate::log::set_level(settings.log_min_messages);
+        *self.own.borrow_mut() = Rc::new(settings);
+        self.version.set(version);
+        self.load_time.set(time);
+    }
+}
+
+fn place(version: u64) -> usize {
+    usize::from(version % 2 == 1)
+}
