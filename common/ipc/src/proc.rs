@@ -342,12 +342,13 @@ impl ProcArray {
         if !detached {
             proc.set_identity(None, 0);
             proc.wait_event.store(0, Ordering::Relaxed);
-            proc.latch.disown_dead();
             if proc.pending().generation() % 2 == 1 {
                 proc.pending().advance();
             }
         }
         self.leave_barriers(number);
+        // In either case: a child may die when it has taken the latch and not yet said that it is attached.
+        proc.latch.disown_dead();
         proc.set_state(SlotState::Unused);
         detached
     }

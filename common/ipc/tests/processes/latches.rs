@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use ipc::{latch::Latch, pm_signal::PmSignal, wait_event::WaitEvent};
-use sys::process::{self, ExitStatus};
+use sys::{
+    process::{self, ExitStatus},
+    signal::Signal,
+};
 
-use crate::harness::{FIRST, Node, wait_until};
+use crate::harness::{Child, FIRST, Node, wait_until};
 
 const ROUNDS: u64 = 2_000;
 
@@ -68,4 +71,20 @@ pub(crate) fn latch_wait_of_a_stranger_aborts() {
     });
     assert_eq!(child.join(), ExitStatus::Signaled(6));
     assert!(!node.procs.release(FIRST), "it didn't detach");
+}
+
+/// Killed between two steps of its attachment: before it says that it is attached.
+pub(crate) fn latch_of_a_child_killed_while_it_attaches_is_free_again() {
+    let node = Node::start();
+    let latch = node.procs.slot(FIRST).latch();
+    node.procs.assign(FIRST);
+    let mut child = Child::fork(|| {
+        latch.own().unwrap();
+        process::kill(process::current_pid(), Signal::Kill).unwrap();
+        0
+    });
+    assert_eq!(child.join(), ExitStatus::Signaled(9));
+    assert!(node.procs.release(FIRST), "it had touched nothing yet");
+    assert_eq!(latch.owner(), None);
+    node.child(FIRST, |_| {}).join_well();
 }

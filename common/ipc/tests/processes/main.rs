@@ -62,6 +62,7 @@ fn main() {
         interrupts::signals_are_polled_in_a_long_computation,
         interrupts::slot_states_follow_the_life_of_a_child,
         latches::latch_has_one_owner,
+        latches::latch_of_a_child_killed_while_it_attaches_is_free_again,
         latches::latch_set_before_wait_ends_it_at_once,
         latches::latch_wait_of_a_stranger_aborts,
         latches::latches_wake_each_other_across_processes,
