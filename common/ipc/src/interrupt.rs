@@ -13,9 +13,10 @@
 //! Follows PostgreSQL 18 src/backend/storage/ipc/procsignal.c and the proposal "Interrupts vs signals" of its
 //! developers; differs in: the generation, and holds per bit.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use crate::bit_set::bit_set;
+use crate::{
+    bit_set::bit_set,
+    sync::{AtomicU64, Ordering},
+};
 
 bit_set! {
     /// A set of reasons.

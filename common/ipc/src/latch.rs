@@ -35,7 +35,7 @@
 //! 4. *And whoever set it first wakes.* If S3 sees a 1 that isn't cleared yet, its setter is on the way to
 //!    S6, or the owner has already seen it (at O6 or after waking) and is on the way to O1.
 //!
-//! common/ipc/tests/loom.rs runs this very code through a model checker, and shows that with any one of the
+//! common/ipc/tests/loom/latch.rs runs this very code through a model checker, and shows that with any one of the
 //! four fences left out a wake-up is lost.
 //!
 //! `owner_pid` is read once by the setter. The owner may change meanwhile: then a former owner gets a SIGURG,
@@ -50,12 +50,9 @@ use std::fmt;
 #[cfg(not(loom))]
 use std::os::fd::RawFd;
 
-use sys::process::{self, Pid};
+use sys::process::Pid;
 
-use crate::{
-    sync::{AtomicI32, AtomicU32, Ordering, fence},
-    wakeup,
-};
+use crate::sync::{AtomicI32, AtomicU32, Ordering, Wakeup, current_pid, fence};
 
 /// A latch; all zero bytes are one that is not set and has no owner.
 ///
@@ -68,7 +65,7 @@ pub struct Latch {
     is_set: AtomicU32,
     maybe_sleeping: AtomicU32,
     owner_pid: AtomicI32,
-    wakeup: AtomicU32,
+    wakeup: Wakeup,
 }
 
 /// Somebody owns the latch already: an error of slot handling, never of a peer.
@@ -94,7 +91,7 @@ impl Latch {
             is_set: AtomicU32::new(0),
             maybe_sleeping: AtomicU32::new(0),
             owner_pid: AtomicI32::new(0),
-            wakeup: AtomicU32::new(0),
+            wakeup: Wakeup::new(),
         }
     }
 
@@ -105,20 +102,20 @@ impl Latch {
             is_set: AtomicU32::new(0),
             maybe_sleeping: AtomicU32::new(0),
             owner_pid: AtomicI32::new(0),
-            wakeup: AtomicU32::new(0),
+            wakeup: Wakeup::new(),
         }
     }
 
     /// A latch of this process alone, for the time before it has a slot.
     pub fn local() -> Latch {
         let latch = Latch::new();
-        latch.owner_pid.store(process::current_pid().0, Ordering::Relaxed);
+        latch.owner_pid.store(current_pid().0, Ordering::Relaxed);
         latch
     }
 
     /// Makes this process the owner. Look for work afterwards: sets of the time before may have woken nobody.
     pub fn own(&self) -> Result<(), LatchOwned> {
-        let me = process::current_pid().0;
+        let me = current_pid().0;
         // Relaxed: owners hand over under the interlock of the slot; setters may see either.
         match self.owner_pid.compare_exchange(0, me, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => Ok(()),
@@ -135,18 +132,17 @@ impl Latch {
     /// Gives the latch its eventfd; before the first fork.
     #[cfg(not(loom))]
     pub(crate) fn wake_by(&self, kept: u32) {
-        self.wakeup.store(kept, Ordering::Relaxed);
+        self.wakeup.keep(kept);
     }
 
     /// The descriptor that the owner must watch, edge-triggered; None: SIGURG wakes it.
     #[cfg(not(loom))]
     pub(crate) fn wakeup_descriptor(&self) -> Option<RawFd> {
-        wakeup::descriptor(self.wakeup.load(Ordering::Relaxed))
+        self.wakeup.descriptor()
     }
 
     /// Takes the latch from a process that died owning it. For the postmaster, after it has reaped that
     /// process.
-    #[cfg(not(loom))]
     pub(crate) fn disown_dead(&self) {
         self.owner_pid.store(0, Ordering::Relaxed);
         self.maybe_sleeping.store(0, Ordering::Relaxed);
@@ -157,7 +153,7 @@ impl Latch {
     /// a fence and a load when it is set already, no system call unless the owner sleeps.
     pub fn set(&self) {
         if let Some(owner) = self.set_and_find_sleeper() {
-            wakeup::wake(owner, self.wakeup.load(Ordering::Relaxed));
+            self.wakeup.wake(owner);
         }
     }
 
@@ -209,6 +205,13 @@ impl Latch {
         result
     }
 
+    /// Sleeps in the model until it is set.
+    #[cfg(loom)]
+    pub fn wait(&self) {
+        self.assert_owner();
+        self.around_sleep(|may_sleep| self.wakeup.sleep(may_sleep));
+    }
+
     /// Announces that the owner is about to sleep. False: the latch is set, so don't.
     fn prepare_to_sleep(&self) -> bool {
         self.maybe_sleeping.store(1, Ordering::Relaxed);
@@ -219,11 +222,7 @@ impl Latch {
     /// Panics unless this process owns it.
     pub(crate) fn assert_owner(&self) {
         let owner = self.owner_pid.load(Ordering::Relaxed);
-        assert_eq!(
-            owner,
-            process::current_pid().0,
-            "cannot wait on or reset a latch owned by another process"
-        );
+        assert_eq!(owner, current_pid().0, "cannot wait on or reset a latch owned by another process");
     }
 }
 

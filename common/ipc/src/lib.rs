@@ -56,43 +56,39 @@
 
 // The few files that map shared memory allow it; every block states why it is sound.
 #![deny(unsafe_code)]
+#![cfg_attr(loom, allow(dead_code, missing_docs, reason = "models use a part of each file"))]
 
 pub mod latch;
 #[cfg(loom)]
-pub use sync::mutant;
+#[allow(clippy::unwrap_used, clippy::cast_sign_loss, clippy::cast_possible_wrap, reason = "for tests")]
+pub mod model;
 mod sync;
-mod wakeup;
 
-#[cfg(not(loom))]
 pub mod backend;
-#[cfg(not(loom))]
-#[expect(unsafe_code, reason = "what shared_struct! expands to; other crates need no such permission")]
+#[allow(unsafe_code, reason = "what shared_struct! expands to; other crates need no such permission")]
 pub mod barrier;
-#[cfg(not(loom))]
 mod bit_set;
-#[cfg(not(loom))]
 pub mod interrupt;
 #[cfg(not(loom))]
 #[expect(unsafe_code, reason = "what shared_struct! expands to; other crates need no such permission")]
 pub mod lwlock;
-#[cfg(not(loom))]
-#[expect(unsafe_code, reason = "what shared_struct! expands to; other crates need no such permission")]
+#[allow(unsafe_code, reason = "what shared_struct! expands to; other crates need no such permission")]
 pub mod pm_signal;
 #[cfg(not(loom))]
 pub mod postmaster_death;
-#[cfg(not(loom))]
-#[expect(unsafe_code, reason = "what shared_struct! expands to; other crates need no such permission")]
+#[allow(unsafe_code, reason = "what shared_struct! expands to; other crates need no such permission")]
 pub mod proc;
 #[cfg(not(loom))]
 pub mod process;
 #[cfg(not(loom))]
 pub mod shmem;
-#[cfg(not(loom))]
 pub mod wait_event;
 #[cfg(not(loom))]
 pub mod wait_event_set;
 #[cfg(not(loom))]
 mod waiter;
+#[cfg(not(loom))]
+mod wakeup;
 
 #[cfg(not(loom))]
 pub use process::{wait_latch, wait_latch_or_socket};

@@ -7,9 +7,11 @@
 //! Follows PostgreSQL 18 src/backend/storage/ipc/pmsignal.c; differs in: no SIGUSR1, the latch lies in shared
 //! memory.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
-use crate::{bit_set::bit_set, latch::Latch};
+use crate::{
+    bit_set::bit_set,
+    latch::Latch,
+    sync::{AtomicU32, Ordering},
+};
 
 bit_set! {
     /// A set of messages to the postmaster.

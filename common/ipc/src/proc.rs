@@ -19,22 +19,20 @@
 //! Follows PostgreSQL 18 src/backend/storage/lmgr/proc.c, storage/ipc/{procarray,procsignal,pmsignal}.c;
 //! differs in: one table for all four.
 
-use std::{
-    fmt,
-    sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering},
-};
+use std::fmt;
 
 use sys::process::Pid;
 
+#[cfg(not(loom))]
+use crate::{backend, shmem::Shmem, wakeup};
 use crate::{
-    backend::{self, Backend},
+    backend::Backend,
     barrier::{BarrierHeader, BarrierSlot},
     interrupt::{Interrupts, PendingWord},
     latch::Latch,
     pm_signal::{PmSignal, PmSignalBox},
-    shmem::Shmem,
+    sync::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering},
     wait_event::WaitEvent,
-    wakeup,
 };
 
 /// The index of a process slot; the same as the postmaster's child slot.
@@ -246,8 +244,18 @@ pub struct ProcArray {
 }
 
 impl ProcArray {
+    /// Slots of a model, in its own memory.
+    #[cfg(loom)]
+    pub fn of_model(slots: usize) -> &'static ProcArray {
+        let slots: &'static [Proc] = Vec::leak((0..slots).map(|_| Proc::default()).collect());
+        slots.iter().for_each(|proc| proc.barrier.leave());
+        let (postmaster, barrier) = (Box::leak(Box::default()), Box::leak(Box::default()));
+        Box::leak(Box::new(ProcArray { slots, postmaster, barrier, backend: Backend::DEFAULT }))
+    }
+
     /// Lays out `slots` slots ([`ProcNumber::FIRST_BACKEND`] plus the connections) in shared memory, for the
     /// back-end that is [chosen](backend::choose) now. Call before the first fork.
+    #[cfg(not(loom))]
     pub fn create(shmem: &Shmem, slots: u32) -> &'static ProcArray {
         assert!(slots >= ProcNumber::FIRST_BACKEND.0, "the auxiliary processes need their slots");
         let slots: &'static [Proc] = shmem.alloc_array(slots as usize);

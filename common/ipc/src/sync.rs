@@ -9,10 +9,17 @@
 //! a broken variant is a mutant. Outside of the models the names cost nothing: nothing is ever left out.
 
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
+#[cfg(not(loom))]
+pub(crate) use sys::process::current_pid;
+
+#[cfg(loom)]
+pub(crate) use crate::model::{Wakeup, current_pid};
+#[cfg(not(loom))]
+pub(crate) use crate::wakeup::Wakeup;
 
 /// A full barrier; `name` says between what.
 #[cfg(not(loom))]
@@ -45,14 +52,5 @@ pub(crate) const fn left_out(_name: &'static str) -> bool {
 /// Whether the mutant of that name is at work.
 #[cfg(loom)]
 pub(crate) fn left_out(name: &'static str) -> bool {
-    mutant::LEFT_OUT.get().is_some_and(|mutant| mutant == name)
-}
-
-/// The model's knob: what to leave out. Set at most once, before the model starts.
-#[cfg(loom)]
-pub mod mutant {
-    use std::sync::OnceLock;
-
-    /// What this process lacks, by its name; unset in the real models.
-    pub static LEFT_OUT: OnceLock<String> = OnceLock::new();
+    crate::model::LEFT_OUT.get().is_some_and(|mutant| mutant == name)
 }

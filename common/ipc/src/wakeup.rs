@@ -25,9 +25,11 @@
 //!   when it adds the descriptor: a look in vain again.
 //! * The counter grows by one per wake-up and would be full after 2^64 - 2 of them.
 
-use std::cell::Cell;
-#[cfg(not(loom))]
-use std::os::fd::RawFd;
+use std::{
+    cell::Cell,
+    os::fd::RawFd,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use sys::{
     eventfd::EventFd,
@@ -37,7 +39,6 @@ use sys::{
 
 /// How many descriptors are left to a process for sockets, files and pipes when eventfds are made, besides one
 /// per slot, by which the postmaster watches its children.
-#[cfg(not(loom))]
 const RESERVE: u64 = 256;
 
 thread_local! {
@@ -46,9 +47,47 @@ thread_local! {
     static EVENTFDS: Cell<&'static [&'static EventFd]> = const { Cell::new(&[]) };
 }
 
+/// What a latch keeps: which eventfd wakes its owner, as the index plus one; 0 is none. Written before the
+/// first fork and never again: a latch is initialised anew without touching it.
+#[derive(Debug)]
+#[repr(transparent)]
+pub(crate) struct Wakeup(AtomicU32);
+
+impl Wakeup {
+    /// By SIGURG.
+    pub(crate) const fn new() -> Wakeup {
+        Wakeup(AtomicU32::new(0))
+    }
+
+    /// From now on by an eventfd of [`make`]; before the first fork.
+    pub(crate) fn keep(&self, kept: u32) {
+        self.0.store(kept, Ordering::Relaxed);
+    }
+
+    /// The descriptor that the owner of the latch must watch, edge-triggered; None: SIGURG wakes it.
+    pub(crate) fn descriptor(&self) -> Option<RawFd> {
+        self.eventfd().map(EventFd::raw)
+    }
+
+    /// Wakes the owner of the latch. Async-signal-safe.
+    pub(crate) fn wake(&self, owner: Pid) {
+        match self.eventfd() {
+            Some(eventfd) => eventfd.wake(),
+            None => {
+                // ESRCH: the owner left meanwhile; who takes the latch next looks for work by itself.
+                let _gone = process::kill(owner, Signal::Urg);
+            }
+        }
+    }
+
+    fn eventfd(&self) -> Option<&'static EventFd> {
+        let kept = self.0.load(Ordering::Relaxed) as usize;
+        EVENTFDS.get().get(kept.checked_sub(1)?).copied()
+    }
+}
+
 /// Makes an eventfd for each of `count` latches, or for as many of them as there is room for, and returns what
 /// these latches are to keep. Call before the first fork.
-#[cfg(not(loom))]
 pub(crate) fn make(count: usize) -> impl Iterator<Item = u32> {
     let old = EVENTFDS.get();
     let others = old.len() as u64 + count as u64 + RESERVE;
@@ -59,25 +98,4 @@ pub(crate) fn make(count: usize) -> impl Iterator<Item = u32> {
         old.iter().copied().chain(new.map(|eventfd| &*Box::leak(Box::new(eventfd)))).collect();
     EVENTFDS.set(Box::leak(all.into_boxed_slice()));
     (old.len()..EVENTFDS.get().len()).map(|index| u32::try_from(index + 1).expect("descriptors are fewer"))
-}
-
-/// The descriptor that the owner of a latch must watch, edge-triggered; None: SIGURG wakes it.
-#[cfg(not(loom))]
-pub(crate) fn descriptor(kept: u32) -> Option<RawFd> {
-    eventfd(kept).map(EventFd::raw)
-}
-
-/// Wakes the owner of a latch. Async-signal-safe.
-pub(crate) fn wake(owner: Pid, kept: u32) {
-    match eventfd(kept) {
-        Some(eventfd) => eventfd.wake(),
-        None => {
-            // ESRCH: the owner left meanwhile; who takes the latch next looks for work by itself.
-            let _gone = process::kill(owner, Signal::Urg);
-        }
-    }
-}
-
-fn eventfd(kept: u32) -> Option<&'static EventFd> {
-    EVENTFDS.get().get((kept as usize).checked_sub(1)?).copied()
 }
