@@ -59,6 +59,8 @@
 #![cfg_attr(loom, allow(dead_code, missing_docs, reason = "models use a part of each file"))]
 
 pub mod latch;
+#[allow(unsafe_code, reason = "what shared_struct! expands to; other crates need no such permission")]
+pub mod latch_stats;
 #[cfg(loom)]
 #[allow(clippy::unwrap_used, clippy::cast_sign_loss, clippy::cast_possible_wrap, reason = "for tests")]
 pub mod model;

@@ -17,6 +17,7 @@ mod latches;
 mod locks;
 mod postmaster_death;
 mod sets;
+mod stats;
 mod wakeups;
 
 use ipc::{
@@ -81,7 +82,11 @@ fn main() {
         sets::set_latch_does_not_starve_sockets,
         sets::stray_signals_neither_end_nor_stretch_a_wait,
         sets::timeout_is_kept_and_zero_looks_once,
+        sets::timeout_is_kept_to_the_microsecond,
         sets::wait_event_is_published_while_waiting,
+        stats::latch_stats_begin_anew_with_each_owner,
+        stats::latch_stats_count_sleeps_and_no_looks,
+        stats::latch_stats_tell_wakeups_from_sets,
         wakeups::latch_in_several_sets_ends_the_wait_of_each,
         wakeups::successor_of_a_slot_is_woken_as_its_predecessor,
         wakeups::slot_beyond_the_limit_of_descriptors_is_woken_too,
