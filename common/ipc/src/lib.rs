@@ -45,6 +45,7 @@
 //!   [`process::Me::pending`]: one load.
 //! * A [`proc::ProcAddress`] names another process; an interrupt sent to it never reaches a later owner of
 //!   the slot.
+//! * [`subprocess`] runs a shell command that ends with its owner, whose interrupts are served meanwhile.
 //! * [`pm_signal`] is the way from a child to the postmaster, signals the way back.
 //!
 //! All signals are blocked and read inside the wait, where they become interrupt bits; the one handler is
@@ -84,6 +85,8 @@ pub mod proc;
 pub mod process;
 #[cfg(not(loom))]
 pub mod shmem;
+#[cfg(not(loom))]
+pub mod subprocess;
 pub mod wait_event;
 #[cfg(not(loom))]
 pub mod wait_event_set;
