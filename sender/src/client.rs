@@ -490,7 +490,7 @@ impl ServerConnection {
                 self.parameters.insert(name.to_owned(), value.to_owned());
             }
             BackendMessage::NoticeResponse(report) => tracing::info!("upstream server: {report}"),
-            BackendMessage::NotificationResponse => {}
+            BackendMessage::NotificationResponse { .. } => {}
             other => return Ok(Some(other)),
         }
         Ok(None)

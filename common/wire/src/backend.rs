@@ -187,6 +187,15 @@ fn put_report(out: &mut Vec<u8>, tag: u8, report: &ErrorResponse) {
     end(out, at);
 }
 
+/// Somebody, the process `pid`, notified a channel that this session listens to.
+pub fn notification_response(out: &mut Vec<u8>, pid: i32, channel: &str, payload: &str) {
+    let at = begin(out, b'A');
+    out.extend_from_slice(&pid.to_be_bytes());
+    put_cstr(out, channel);
+    put_cstr(out, payload);
+    end(out, at);
+}
+
 /// From here on both sides send copy data: the answer to START_REPLICATION.
 pub fn copy_both_response(out: &mut Vec<u8>) {
     let at = begin(out, b'W');

@@ -103,7 +103,14 @@ pub enum BackendMessage<'a> {
     /// Something to know.
     NoticeResponse(ErrorResponse),
     /// Somebody notified a channel that this session listens to.
-    NotificationResponse,
+    NotificationResponse {
+        /// The process that did.
+        pid: i32,
+        /// The channel.
+        channel: &'a str,
+        /// What came with it; empty for nothing.
+        payload: &'a str,
+    },
     /// Copy data goes from the server to the client.
     CopyOutResponse,
     /// Copy data is expected from the client.
@@ -147,7 +154,11 @@ impl<'a> BackendMessage<'a> {
             b'I' => BackendMessage::EmptyQueryResponse,
             b'E' => BackendMessage::ErrorResponse(ErrorResponse::decode(&mut body)?),
             b'N' => BackendMessage::NoticeResponse(ErrorResponse::decode(&mut body)?),
-            b'A' => return Ok(BackendMessage::NotificationResponse),
+            b'A' => BackendMessage::NotificationResponse {
+                pid: body.i32()?,
+                channel: body.cstr()?,
+                payload: body.cstr()?,
+            },
             b'H' => return Ok(BackendMessage::CopyOutResponse),
             b'G' => return Ok(BackendMessage::CopyInResponse),
             b'W' => return Ok(BackendMessage::CopyBothResponse),

@@ -19,7 +19,7 @@ fn messages_are_postgresqls_byte_for_byte() {
     let negotiation = Negotiation { unrecognized: vec!["_pq_.x".to_owned()] };
     let key = CancelRequest { pid: 0x2f66, key: 0xb08f_1d6c_u32.cast_signed() };
     let columns = [Column::new("a", INT4), Column::new("b", TEXT), Column::new("c", TEXT)];
-    let table: [(Vec<u8>, &[u8]); 12] = [
+    let table: [(Vec<u8>, &[u8]); 13] = [
         (
             written(|out| negotiate_protocol_version(out, &negotiation)),
             b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0",
@@ -49,6 +49,10 @@ fn messages_are_postgresqls_byte_for_byte() {
         (written(copy_both_response), b"W\0\0\0\x07\0\0\0"),
         (written(copy_done), b"c\0\0\0\x04"),
         (written(empty_query_response), b"I\0\0\0\x04"),
+        (
+            written(|out| notification_response(out, 0x3039, "foo", "it's")),
+            b"A\0\0\0\x11\0\x00\x30\x39foo\0it's\0",
+        ),
     ];
     for (written, expected) in table {
         assert_eq!(written, expected);

@@ -54,7 +54,11 @@ fn messages_of_postgresql_decoded() {
               parserOpenTable\0\0",
             BackendMessage::ErrorResponse(error),
         ),
-        (b'A', b"\0\0\0\x05c\0p\0", BackendMessage::NotificationResponse),
+        (
+            b'A',
+            b"\0\0\0\x05c\0p\0",
+            BackendMessage::NotificationResponse { pid: 5, channel: "c", payload: "p" },
+        ),
         (b'H', b"\0\0\0", BackendMessage::CopyOutResponse),
         (b'W', b"\0\0\0", BackendMessage::CopyBothResponse),
         (b'd', b"\0x", BackendMessage::CopyData(b"\0x")),
