@@ -4,7 +4,7 @@
 //! same error in Walship's decoder, and what it takes from Walship it also takes from PostgreSQL. Simple queries, cancel
 //! requests and raw bytes are all that the tests need of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -85,6 +85,17 @@ pub struct Answer {
     pub status: char,
 }
 
+/// What somebody notified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notification {
+    /// Process id of the backend that did.
+    pub pid: i32,
+    /// The channel.
+    pub channel: String,
+    /// What came with it.
+    pub payload: String,
+}
+
 /// One message of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
@@ -107,6 +118,8 @@ pub struct Client {
     address: Address,
     /// What the server reported by ParameterStatus, latest values.
     pub parameters: BTreeMap<String, String>,
+    /// Notifications that came between other messages and were not taken yet.
+    pub notifications: VecDeque<Notification>,
     /// Process id of the backend, from BackendKeyData.
     pub backend_pid: i32,
     secret: i32,
@@ -163,6 +176,7 @@ impl Client {
             socket,
             address: address.clone(),
             parameters: BTreeMap::new(),
+            notifications: VecDeque::new(),
             backend_pid: 0,
             secret: 0,
         })
@@ -263,6 +277,7 @@ impl Client {
                 b'N' => answer.notices.push(parse_error(&message.body)),
                 b'E' => answer.error = Some(parse_error(&message.body)),
                 b'S' => self.note_parameter(&message.body),
+                b'A' => self.notifications.push_back(parse_notification(&message.body)),
                 b'Z' => {
                     answer.status = message.body.first().copied().map_or('?', char::from);
                     return Ok(answer);
@@ -270,6 +285,27 @@ impl Client {
                 other => return Err(unexpected(other)),
             }
         }
+    }
+
+    /// The next notification; waits for it if need be.
+    pub fn notification(&mut self) -> Result<Notification, ClientError> {
+        while self.notifications.is_empty() {
+            let message = self.read_message()?;
+            match message.tag {
+                b'A' => self.notifications.push_back(parse_notification(&message.body)),
+                b'E' => return Err(ClientError::Server(parse_error(&message.body))),
+                b'S' => self.note_parameter(&message.body),
+                b'N' => {}
+                other => return Err(unexpected(other)),
+            }
+        }
+        Ok(self.notifications.pop_front().expect("the loop ends when there is one"))
+    }
+
+    /// Channel and payload of the next notification.
+    pub fn notified(&mut self) -> (String, String) {
+        let notification = self.notification().unwrap_or_else(|error| panic!("a notification: {error}"));
+        (notification.channel, notification.payload)
     }
 
     /// Reads one message.
@@ -348,6 +384,15 @@ pub fn parse_error(body: &[u8]) -> ServerError {
         message: take(b'M'),
         detail: take(b'D'),
         hint: take(b'H'),
+    }
+}
+
+fn parse_notification(body: &[u8]) -> Notification {
+    let mut texts = body[4..].split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
+    Notification {
+        pid: int(&body[..4]),
+        channel: texts.next().unwrap_or_default(),
+        payload: texts.next().unwrap_or_default(),
     }
 }
 

@@ -9,7 +9,8 @@
 //! 3. Whoever needs it first flushes ([`xlog::Xlog::flush`]); the flush moves the horizon and sets the latches of
 //!    the walsenders and of those who wait.
 //! 4. [`startup`] answers the session, then commits the tables.
-//! 5. [`walsender`] sends what is flushed; [`walwriter`] flushes what nobody waits for; [`checkpointer`] bounds
+//! 5. [`notify`] carries what NOTIFY says from session to session, beside the log.
+//! 6. [`walsender`] sends what is flushed; [`walwriter`] flushes what nobody waits for; [`checkpointer`] bounds
 //!    recovery and SQLite's own log.
 //!
 //! Invariants:
@@ -29,6 +30,7 @@ pub mod control;
 pub mod datadir;
 pub mod log;
 pub mod node;
+pub mod notify;
 mod ordering;
 pub mod recovery_state;
 pub mod requests;

@@ -4,6 +4,7 @@
 //! It holds settings, paths and handles into the one shared mapping; it owns no descriptor, no lock and no SQLite
 //! connection, so a child may use any part of it.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,6 +24,8 @@ use crate::backend_status::BackendStatus;
 use crate::configuration::Configuration;
 use crate::control::ControlFile;
 use crate::datadir::DataDir;
+use crate::notify::NotifyQueue;
+use crate::notify::outgoing::Outgoing;
 use crate::recovery_state::RecoveryCtl;
 use crate::requests::Requests;
 use crate::session::system_info::WriterInfo;
@@ -63,6 +66,8 @@ pub struct Node {
     pub reading_since: &'static [AtomicU64],
     /// Writes on their way from sessions to the startup process.
     pub requests: Requests,
+    /// Notifications on their way to the sessions that listen.
+    pub notify: NotifyQueue,
     /// What each process shows of itself in pg_stat_activity; one per process slot.
     pub statuses: &'static [BackendStatus],
     /// Positions of the walsenders.
@@ -81,6 +86,7 @@ impl Node {
             + WalBuffers::shmem_size(settings.wal_buffers)
             + slots * per_slot
             + Requests::shmem_size(settings, slots)
+            + NotifyQueue::shmem_size(settings, slots)
             + settings.max_wal_senders * size_of::<WalSndSlot>()
             + 64 * 1024
     }
@@ -106,6 +112,7 @@ impl Node {
             apply_waits: shmem.alloc_array(slots),
             reading_since: shmem.alloc_array(slots),
             requests: Requests::create(shmem, &settings, slots),
+            notify: NotifyQueue::create(shmem, &settings, procs),
             statuses: shmem.alloc_array(slots),
             walsenders: shmem.alloc_array(settings.max_wal_senders),
             walreceiver: shmem.alloc(),
@@ -134,14 +141,14 @@ impl Node {
         SegmentStore::new(self.data.pg_wal(), self.segment_size)
     }
 
-    /// How the startup process opens the tables.
-    pub fn writer_options(&'static self) -> WriterOptions {
+    /// How the startup process opens the tables. Its statements' pg_notify() adds to `notifications`.
+    pub fn writer_options(&'static self, notifications: Rc<RefCell<Outgoing>>) -> WriterOptions {
         WriterOptions {
             busy_timeout: TABLES_BUSY_TIMEOUT,
             value_size_max: self.settings().max_statement_size as usize,
             memory_max: self.settings().statement_memory_limit as usize,
             record_size_max: RECORD_BYTES_MAX,
-            system: Rc::new(WriterInfo { node: self }),
+            system: Rc::new(WriterInfo { node: self, notifications }),
         }
     }
 

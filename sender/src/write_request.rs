@@ -41,6 +41,8 @@ pub struct WriteMessage {
     pub replies: bool,
     /// The statements of the transaction, in order.
     pub statements: Vec<String>,
+    /// What it notifies when it has committed: channels and payloads, in order.
+    pub notifications: Vec<(String, String)>,
 }
 
 impl WriteMessage {

@@ -60,6 +60,13 @@ impl<T: Into<SystemValue>> From<Option<T>> for SystemValue {
     }
 }
 
+impl Function {
+    /// Whether it is NULL for a NULL, without being called.
+    pub fn is_strict(self) -> bool {
+        self != Function::Notify
+    }
+}
+
 /// Who knows what the functions and views say.
 pub trait SystemInfo {
     /// Calls a function. `arguments` are as many as its row in [`FUNCTIONS`] allows, none of them NULL unless the
@@ -155,6 +162,12 @@ functions! {
     CurrentUser: "current_user" | "session_user" | "current_role", 0..=0, Name, None;
     /// A setting's value: name, whether NULL is the answer for an unknown one
     CurrentSetting: "current_setting", 1..=2, Text, None;
+    /// Notifies a channel at the end of the transaction: channel, payload (NULL is empty)
+    Notify: "pg_notify", 2..=2, Void, None;
+    /// As a value: refused, since it is a set (see the view of that name)
+    ListeningChannels: "pg_listening_channels", 0..=0, Text, None;
+    /// How full the queue of notifications is, from 0 to 1
+    NotificationQueueUsage: "pg_notification_queue_usage", 0..=0, Float8, None;
 }
 
 /// A view's row.
@@ -179,11 +192,11 @@ pub enum View {
     StatWalReceiver,
     /// One row per setting
     Settings,
-    /// One row per process, the postmaster among them
-    StatLatch,
+    /// One row per channel that this session listens to
+    ListeningChannels,
 }
 
-/// Every view with its columns (PostgreSQL 15's, but for pg_stat_latch, which PostgreSQL lacks).
+/// Every view with its columns (PostgreSQL 15's).
 pub const VIEWS: &[ViewRow] = &[
     ViewRow {
         name: "pg_stat_activity",
@@ -284,24 +297,9 @@ pub const VIEWS: &[ViewRow] = &[
         ],
     },
     ViewRow {
-        name: "pg_stat_latch",
-        view: View::StatLatch,
-        columns: &[
-            ("pid", Type::Int4),
-            ("backend_type", Type::Text),
-            // Latches that the process set, whether or not they were set already
-            ("sets", Type::Int8),
-            // Of these, those that took a system call because the owner of the latch might sleep
-            ("wakeups_sent", Type::Int8),
-            // Wake-ups that the process found; several that came meanwhile count as one
-            ("wakeups_received", Type::Int8),
-            // Kernel waits that ended before their time with nothing to report
-            ("spurious_wakeups", Type::Int8),
-            // Times that the process went to the kernel to sleep; looks that can't sleep don't count
-            ("kernel_waits", Type::Int8),
-            // Milliseconds inside kernel waits, the present one included
-            ("time_asleep", Type::Float8),
-        ],
+        name: "pg_listening_channels",
+        view: View::ListeningChannels,
+        columns: &[("pg_listening_channels", Type::Text)],
     },
 ];
 
@@ -333,7 +331,7 @@ mod tests {
                 ("pg_stat_replication", 20),
                 ("pg_stat_wal_receiver", 15),
                 ("pg_settings", 17),
-                ("pg_stat_latch", 8)
+                ("pg_listening_channels", 1)
             ]
         );
     }

@@ -33,7 +33,7 @@ pub(crate) fn register(db: &Db, system: &Rc<dyn SystemInfo>) -> Result<(), RawEr
 fn body(row: &'static FunctionRow, system: &Rc<dyn SystemInfo>) -> Body {
     let system = Rc::clone(system);
     Box::new(move |arguments| {
-        if arguments.contains(&Value::Null) {
+        if row.function.is_strict() && arguments.contains(&Value::Null) {
             return Ok(SystemValue::Null);
         }
         match row.function {

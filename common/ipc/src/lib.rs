@@ -45,7 +45,6 @@
 //!   [`process::Me::pending`]: one load.
 //! * A [`proc::ProcAddress`] names another process; an interrupt sent to it never reaches a later owner of
 //!   the slot.
-//! * [`subprocess`] runs a shell command that ends with its owner, whose interrupts are served meanwhile.
 //! * [`pm_signal`] is the way from a child to the postmaster, signals the way back.
 //!
 //! All signals are blocked and read inside the wait, where they become interrupt bits; the one handler is
@@ -60,8 +59,6 @@
 #![cfg_attr(loom, allow(dead_code, missing_docs, reason = "models use a part of each file"))]
 
 pub mod latch;
-#[allow(unsafe_code, reason = "what shared_struct! expands to; other crates need no such permission")]
-pub mod latch_stats;
 #[cfg(loom)]
 #[allow(clippy::unwrap_used, clippy::cast_sign_loss, clippy::cast_possible_wrap, reason = "for tests")]
 pub mod model;
@@ -85,8 +82,6 @@ pub mod proc;
 pub mod process;
 #[cfg(not(loom))]
 pub mod shmem;
-#[cfg(not(loom))]
-pub mod subprocess;
 pub mod wait_event;
 #[cfg(not(loom))]
 pub mod wait_event_set;

@@ -10,7 +10,6 @@
 use crate::{
     bit_set::bit_set,
     latch::Latch,
-    latch_stats::LatchStats,
     sync::{AtomicU32, Ordering},
 };
 
@@ -37,8 +36,6 @@ crate::shared_struct! {
         bits: AtomicU32,
         /// Owned by the postmaster.
         pub(crate) latch: Latch,
-        /// Written by the postmaster.
-        pub(crate) stats: LatchStats,
     }
 }
 

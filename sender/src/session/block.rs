@@ -7,6 +7,8 @@
 
 use engine::error::{SqlError, SqlState};
 
+use super::notify::Mark;
+
 /// The block a session is in.
 #[derive(Debug, Default)]
 pub(super) struct Block {
@@ -30,6 +32,8 @@ struct Savepoint {
     /// How much of the list was there.
     writes: usize,
     bytes: usize,
+    /// How much was to be notified.
+    notifications: Mark,
 }
 
 impl Block {
@@ -66,8 +70,8 @@ impl Block {
     }
 
     /// SAVEPOINT name.
-    pub(super) fn savepoint(&mut self, name: String) {
-        self.savepoints.push(Savepoint { name, writes: self.writes.len(), bytes: self.bytes });
+    pub(super) fn savepoint(&mut self, name: String, notifications: Mark) {
+        self.savepoints.push(Savepoint { name, writes: self.writes.len(), bytes: self.bytes, notifications });
     }
 
     /// RELEASE SAVEPOINT name: it and the later ones are gone, what was gathered stays.
@@ -80,18 +84,19 @@ impl Block {
         Ok(())
     }
 
-    /// ROLLBACK TO SAVEPOINT name: what was gathered since is dropped, and a failed block goes on.
+    /// ROLLBACK TO SAVEPOINT name: what was gathered since is dropped, and a failed block goes on. What was given to
+    /// `savepoint` comes back.
     ///
     /// # Errors
     /// 3B001: there is none of that name.
-    pub(super) fn rollback_to(&mut self, name: &str) -> Result<(), SqlError> {
+    pub(super) fn rollback_to(&mut self, name: &str) -> Result<Mark, SqlError> {
         let at = self.find(name)?;
-        let (writes, bytes) = (self.savepoints[at].writes, self.savepoints[at].bytes);
         self.savepoints.truncate(at + 1);
-        self.writes.truncate(writes);
-        self.bytes = bytes;
+        let savepoint = &self.savepoints[at];
+        self.writes.truncate(savepoint.writes);
+        self.bytes = savepoint.bytes;
         self.failed = false;
-        Ok(())
+        Ok(savepoint.notifications)
     }
 
     fn find(&self, name: &str) -> Result<usize, SqlError> {
@@ -125,7 +130,7 @@ mod tests {
     #[test]
     fn rollback_to_drops_what_came_after_and_keeps_the_savepoint() {
         let mut block = block(&["a"]);
-        block.savepoint("s".to_owned());
+        block.savepoint("s".to_owned(), Mark::default());
         block.push("b".to_owned(), 100).unwrap();
         block.failed = true;
         block.rollback_to("s").unwrap();
@@ -138,8 +143,8 @@ mod tests {
     #[test]
     fn release_forgets_later_savepoints_and_keeps_the_writes() {
         let mut block = block(&["a"]);
-        block.savepoint("s".to_owned());
-        block.savepoint("t".to_owned());
+        block.savepoint("s".to_owned(), Mark::default());
+        block.savepoint("t".to_owned(), Mark::default());
         block.push("b".to_owned(), 100).unwrap();
         block.release("s").unwrap();
         assert_eq!(block.rollback_to("t").unwrap_err().message, "savepoint \"t\" does not exist");
@@ -149,9 +154,9 @@ mod tests {
     #[test]
     fn the_innermost_of_two_equal_names_counts() {
         let mut block = block(&["a"]);
-        block.savepoint("s".to_owned());
+        block.savepoint("s".to_owned(), Mark::default());
         block.push("b".to_owned(), 100).unwrap();
-        block.savepoint("s".to_owned());
+        block.savepoint("s".to_owned(), Mark::default());
         block.push("c".to_owned(), 100).unwrap();
         block.rollback_to("s").unwrap();
         assert_eq!(block.into_writes(), ["a", "b"]);

@@ -14,6 +14,7 @@
 
 mod block;
 mod control;
+mod notify;
 mod query;
 mod startup_packet;
 pub mod system_info;
@@ -43,6 +44,7 @@ use crate::log::fatal;
 use crate::node::{Node, TABLES_BUSY_TIMEOUT};
 use crate::session::block::Block;
 use crate::session::control::SessionControl;
+use crate::session::notify::Notifications;
 use crate::session::startup_packet::{First, read_startup};
 use crate::session::system_info::SessionInfo;
 use crate::xlog::Xlog;
@@ -126,6 +128,9 @@ pub(crate) struct Session {
     status: &'static BackendStatus,
     /// End of the last record of this session: its reads see it.
     last_write: Lsn,
+    notifications: Rc<RefCell<Notifications>>,
+    /// There is something to read in the queue of notifications, and nobody has looked yet.
+    notified: bool,
     /// Extended-protocol messages are skipped up to the next Sync.
     skip_to_sync: bool,
 }
@@ -135,12 +140,14 @@ impl Session {
     fn new(node: &'static Node, me: Me, connection: Connection, settings: SessionSettings) -> Session {
         let settings = Rc::new(RefCell::new(settings));
         let control = Rc::new(SessionControl::new(me));
+        let notifications = Rc::new(RefCell::new(Notifications::new(node, me)));
         let info = Rc::new(SessionInfo {
             node,
             me,
             settings: Rc::clone(&settings),
             xlog: RefCell::new(Xlog::new(node, me)),
             control: Rc::clone(&control),
+            notifications: Rc::clone(&notifications),
         });
         Session {
             node,
@@ -153,6 +160,8 @@ impl Session {
             block: None,
             status: &node.statuses[me.number().index()],
             last_write: Lsn::INVALID,
+            notifications,
+            notified: false,
             skip_to_sync: false,
         }
     }
@@ -195,18 +204,20 @@ impl Session {
         }
     }
 
-    /// While no statement runs: a cancel comes too late, a terminate ends the session.
+    /// While no statement runs: a cancel comes too late, a terminate ends the session, notifications are told.
     fn idle_interrupts(&mut self) -> Result<(), ErrorResponse> {
         self.me.take(Interrupts::CONFIG_RELOAD | Interrupts::WALSND_INIT_STOPPING | Interrupts::STOP);
         self.control.finish();
         if self.me.pending().contains(Interrupts::TERMINATE) {
             return Err(terminated());
         }
-        Ok(())
+        self.notifications_came()?;
+        self.connection.flush()
     }
 
-    /// The settings that changed, then ReadyForQuery.
+    /// The notifications that came meanwhile, the settings that changed, then ReadyForQuery.
     fn ready(&mut self) -> Result<(), ErrorResponse> {
+        self.notifications_came()?;
         self.report_settings();
         let (wire, shown) = match &self.block {
             None => (TransactionStatus::Idle, BackendState::Idle),

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 
 use engine::error::{SqlError, SqlState};
 use engine::rows::{Column, CommandTag, Row, RowSink};
-use engine::sql::{self, Isolation, Kind, Statement, TransactionModes};
+use engine::sql::{self, Discarded, Isolation, Kind, Statement, TransactionModes};
 use ipc::interrupt::Interrupts;
 use settings::session::Scope;
 use sys::clock;
@@ -59,6 +59,9 @@ impl Session {
         let result = self.execute_query(query);
         self.control.finish();
         if self.block.is_none() {
+            if result.is_err() {
+                self.notifications.borrow_mut().abort();
+            }
             self.settings.borrow_mut().end_transaction(result.is_ok());
         }
         match result {
@@ -98,6 +101,9 @@ impl Session {
         // A block that only a query of several statements began ends with it.
         if self.block.as_ref().is_some_and(|block| block.implicit) {
             self.block = None;
+        }
+        if self.block.is_none() {
+            self.commit_notifications().map_err(|error| (Failure::Error(error), None))?;
         }
         Ok(())
     }
@@ -252,9 +258,15 @@ impl Session {
             Kind::Begin(modes) => self.begin(*modes)?,
             Kind::Commit { chain } => return self.commit(*chain),
             Kind::Rollback { chain } => self.rollback(*chain),
-            Kind::Savepoint(name) => self.in_block("SAVEPOINT")?.savepoint(name.clone()),
+            Kind::Savepoint(name) => {
+                let mark = self.notifications.borrow().mark();
+                self.in_block("SAVEPOINT")?.savepoint(name.clone(), mark);
+            }
             Kind::Release(name) => self.in_block("RELEASE SAVEPOINT")?.release(name)?,
-            Kind::RollbackTo(name) => self.in_block("ROLLBACK TO SAVEPOINT")?.rollback_to(name)?,
+            Kind::RollbackTo(name) => {
+                let mark = self.in_block("ROLLBACK TO SAVEPOINT")?.rollback_to(name)?;
+                self.notifications.borrow_mut().rollback_to(mark);
+            }
             _ => unreachable!("is_transaction_command names these"),
         }
         self.complete(kind.tag());
@@ -295,10 +307,13 @@ impl Session {
         self.end_block();
         if failed {
             self.settings.borrow_mut().end_transaction(false);
+            self.notifications.borrow_mut().abort();
             self.complete(CommandTag::Plain("ROLLBACK"));
         } else {
             if block.has_writes() {
                 self.write(block.into_writes(), false)?;
+            } else {
+                self.commit_notifications()?;
             }
             self.settings.borrow_mut().end_transaction(true);
             self.complete(CommandTag::Plain("COMMIT"));
@@ -311,10 +326,14 @@ impl Session {
 
     fn rollback(&mut self, chain: bool) {
         match self.block.take() {
-            None => self.warn("25P01", "there is no transaction in progress"),
+            None => {
+                self.notifications.borrow_mut().abort();
+                self.warn("25P01", "there is no transaction in progress");
+            }
             Some(block) => {
                 self.end_block();
                 self.settings.borrow_mut().end_transaction(false);
+                self.notifications.borrow_mut().abort();
                 if chain {
                     self.block = Some(Block::new(block.read_only));
                 }
@@ -351,7 +370,18 @@ impl Session {
             Kind::Reset(Some(name)) => {
                 self.settings.borrow_mut().reset(name, Scope::Session).map_err(refused)?
             }
-            Kind::Reset(None) | Kind::Discard => self.settings.borrow_mut().reset_all(),
+            Kind::Reset(None) => self.settings.borrow_mut().reset_all(),
+            Kind::Discard(Discarded::All) => {
+                if self.block.is_some() {
+                    let message = "DISCARD ALL cannot run inside a transaction block";
+                    return Err(SqlError::new(SqlState::ACTIVE_SQL_TRANSACTION, message));
+                }
+                self.notifications.borrow_mut().unlisten(None)?;
+                self.settings.borrow_mut().reset_all();
+            }
+            // Of these the session keeps nothing.
+            Kind::Discard(_) => {}
+            Kind::Listen(_) | Kind::Unlisten(_) | Kind::Notify { .. } => self.notification_command(kind)?,
             _ => {
                 return Err(SqlError::new(SqlState::INTERNAL_ERROR, "not a session command"));
             }

@@ -11,7 +11,6 @@ use std::time::Duration;
 use engine::catalog::{Function, SystemInfo, SystemValue, View};
 use engine::error::{SqlError, SqlState};
 use ipc::interrupt::Interrupts;
-use ipc::latch_stats::LatchStats;
 use ipc::proc::{BackendType, Proc, ProcNumber};
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
@@ -27,7 +26,9 @@ use wal::timestamp::Timestamp;
 use wal::xact::Commit;
 
 use super::control::SessionControl;
+use super::notify::Notifications;
 use crate::node::Node;
+use crate::notify::outgoing::Outgoing;
 use crate::wait::wait_latch;
 use crate::walreceiver_state::WalRcvState;
 use crate::xlog::Xlog;
@@ -43,6 +44,8 @@ pub(super) struct SessionInfo {
     pub(super) xlog: RefCell<Xlog>,
     /// Deadline and interrupts of the statement that runs.
     pub(super) control: Rc<SessionControl>,
+    /// Channels, and what the transaction notifies.
+    pub(super) notifications: Rc<RefCell<Notifications>>,
 }
 
 impl SystemInfo for SessionInfo {
@@ -81,6 +84,19 @@ impl SystemInfo for SessionInfo {
             Function::CurrentDatabase => self.status().database.get().into(),
             Function::CurrentUser => self.status().user.get().into(),
             Function::CurrentSetting => self.current_setting(arguments)?,
+            Function::Notify => {
+                let (channel, payload) = notification(arguments);
+                self.notifications.borrow_mut().notify(channel, payload)?;
+                SystemValue::Text(String::new())
+            }
+            Function::ListeningChannels => {
+                return Err(SqlError::new(
+                    SqlState::FEATURE_NOT_SUPPORTED,
+                    "set-valued function called in context that cannot accept a set",
+                )
+                .with_hint("Use SELECT * FROM pg_listening_channels()."));
+            }
+            Function::NotificationQueueUsage => SystemValue::Float(node.notify.usage()),
             Function::WalLsnDiff | Function::WalfileName => {
                 return Err(SqlError::new(
                     SqlState::INTERNAL_ERROR,
@@ -95,7 +111,10 @@ impl SystemInfo for SessionInfo {
             View::StatActivity => self.active().map(|(number, proc)| self.activity(number, proc)).collect(),
             View::StatReplication => self.replication(),
             View::StatWalReceiver => self.walreceiver(),
-            View::StatLatch => self.latches(),
+            View::ListeningChannels => {
+                let notifications = self.notifications.borrow();
+                notifications.channels().map(|channel| vec![channel.into()]).collect()
+            }
             View::Settings => SettingNumber::all().map(|number| self.setting(number)).collect(),
         })
     }
@@ -264,31 +283,6 @@ impl SessionInfo {
         ]
     }
 
-    /// Counters begin at 0 with each process, so they say nothing of a slot's former owner.
-    fn latches(&self) -> Vec<Vec<SystemValue>> {
-        let now = clock::now();
-        let procs = self.node.procs;
-        let row = |pid: Pid, kind: Option<BackendType>, stats: &LatchStats| {
-            let counts = stats.counts(now);
-            vec![
-                pid.0.into(),
-                kind.map(BackendType::name).into(),
-                count(counts.sets),
-                count(counts.wakeups_sent),
-                count(counts.wakeups_received),
-                count(counts.spurious_wakeups),
-                count(counts.kernel_waits),
-                SystemValue::Float(counts.asleep.as_secs_f64() * 1e3),
-            ]
-        };
-        let postmaster =
-            procs.postmaster_latch_stats().map(|(pid, stats)| row(pid, Some(BackendType::Postmaster), stats));
-        let children = self
-            .active()
-            .filter_map(|(_, proc)| Some(row(proc.pid()?, proc.backend_type(), proc.latch_stats())));
-        postmaster.into_iter().chain(children).collect()
-    }
-
     fn replication(&self) -> Vec<Vec<SystemValue>> {
         let mut rows = Vec::new();
         for slot in self.node.walsenders {
@@ -384,11 +378,18 @@ impl SessionInfo {
 pub struct WriterInfo {
     /// The node.
     pub node: &'static Node,
+    /// What the request that is executed notifies.
+    pub notifications: Rc<RefCell<Outgoing>>,
 }
 
 impl SystemInfo for WriterInfo {
-    fn call(&self, function: Function, _: &[SystemValue]) -> Result<SystemValue, SqlError> {
+    fn call(&self, function: Function, arguments: &[SystemValue]) -> Result<SystemValue, SqlError> {
         Ok(match function {
+            Function::Notify => {
+                let (channel, payload) = notification(arguments);
+                self.notifications.borrow_mut().push(channel, payload, self.node.notify.capacity())?;
+                SystemValue::Text(String::new())
+            }
             Function::IsInRecovery => self.node.recovery.in_recovery().into(),
             Function::CurrentWalLsn | Function::CurrentWalFlushLsn => lsn(self.node.wal.flush_lsn()),
             Function::CurrentWalInsertLsn => lsn(self.node.wal.insert_lsn()),
@@ -411,13 +412,14 @@ impl SystemInfo for WriterInfo {
     }
 }
 
-fn log_error(error: &wal::store::StoreError) -> SqlError {
-    crate::write_request::log_error(error)
+/// The arguments of pg_notify().
+fn notification(arguments: &[SystemValue]) -> (String, String) {
+    let argument = |at: usize| arguments.get(at).map(text).unwrap_or_default();
+    (argument(0), argument(1))
 }
 
-/// A counter, cut at what int8 holds.
-fn count(count: u64) -> SystemValue {
-    SystemValue::Integer(i64::try_from(count).unwrap_or(i64::MAX))
+fn log_error(error: &wal::store::StoreError) -> SqlError {
+    crate::write_request::log_error(error)
 }
 
 fn lsn(lsn: Lsn) -> SystemValue {

@@ -51,7 +51,8 @@ impl Session {
 
     /// Has the startup process execute a transaction; the messages for the client, if `replies`.
     pub(super) fn write(&mut self, statements: Vec<String>, replies: bool) -> Result<Vec<u8>, Failure> {
-        let request = WriteMessage { replies, statements }.encode();
+        let notifications = self.notifications.borrow_mut().prepare();
+        let request = WriteMessage { replies, statements, notifications }.encode();
         if !self.node.requests.submit(self.me.number(), &request, self.control.deadline()) {
             return Err(too_long(self.node.settings().max_statement_size).into());
         }
@@ -60,6 +61,7 @@ impl Session {
         match Answer::decode(answer) {
             Answer::Success { lsn, messages } => {
                 self.last_write = self.last_write.max(lsn);
+                self.notifications.borrow_mut().committed();
                 Ok(messages)
             }
             Answer::Error(error) => Err(error.into()),

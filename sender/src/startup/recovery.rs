@@ -21,6 +21,8 @@
 //! Follows PostgreSQL 15 src/backend/access/transam/xlogrecovery.c; differs in: redo is what the tables say; no
 //! OVERWRITE_CONTRECORD.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use engine::change::ChangeRecord;
@@ -41,12 +43,15 @@ use super::tables_log::TablesLog;
 use super::{COMMIT_DELAY, NO_ROOM_RETRY, StartupError, UNCOMMITTED_BYTES_MAX};
 use crate::control::{ControlFile, NodeState};
 use crate::node::Node;
+use crate::notify::outgoing::Outgoing;
 use crate::wait::wait_latch;
 
 /// What the process goes on with.
 pub(super) struct Recovered {
     /// The tables, with everything up to the horizon committed.
     pub(super) tables: engine::Writer,
+    /// What pg_notify() adds to while the tables execute a request.
+    pub(super) notifications: Rc<RefCell<Outgoing>>,
     /// Keeps SQLite's log in front of the tables bounded.
     pub(super) tables_log: TablesLog,
     /// End of the valid, durable log.
@@ -78,7 +83,8 @@ pub(super) fn recover(
     note_recovering(node, &control, standby)?;
     let store = node.segment_store();
     store.remove_temporary().map_err(StartupError::new)?;
-    let tables = engine::Writer::open(&node.data.state_db(), &node.writer_options())
+    let notifications = Rc::<RefCell<Outgoing>>::default();
+    let tables = engine::Writer::open(&node.data.state_db(), &node.writer_options(Rc::clone(&notifications)))
         .map_err(|error| StartupError::new(format!("could not open the tables: {error}")))?;
     let log_start = node.segment_size.log_start();
     let applied = tables.applied_lsn().max(log_start);
@@ -97,6 +103,7 @@ pub(super) fn recover(
 
     let mut recovered = Recovered {
         tables,
+        notifications,
         tables_log: TablesLog::new(node),
         end: found.end,
         last_record: found.last_record,

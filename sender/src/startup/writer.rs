@@ -13,6 +13,9 @@
 //! A statement that runs for long is no reason for a reader to wait: it gives way, the records before it are committed, and
 //! it is executed again (nothing of it was logged).
 //!
+//! A request's notifications (the session's NOTIFYs, then what pg_notify() said in its statements) get their room in the
+//! queue before it is logged, and go there between its flush and its outcome, in the order of the log ([`crate::notify`]).
+//!
 //! An outcome that rests on a record of the same batch is held until the flush, also if it logged nothing itself
 //! (`UPDATE 0`); an error is answered at once.
 //!
@@ -20,6 +23,8 @@
 //! a COMMIT that finds no room leaves the transaction's changes with the engine; writes are refused with 53100 and
 //! the COMMIT is tried again every [`super::NO_ROOM_RETRY`] until it succeeds. Everything acknowledged is in the log all along.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use engine::control::Interruption;
@@ -39,6 +44,8 @@ use super::tables_log::TablesLog;
 use super::{COMMIT_DELAY, NO_ROOM_RETRY, StartupError, UNCOMMITTED_BYTES_MAX, told_to_end};
 use crate::control::NodeState;
 use crate::node::Node;
+use crate::notify::outgoing::Outgoing;
+use crate::notify::{self, Reservation};
 use crate::requests::Taken;
 use crate::wait::wait_latch;
 use crate::write_request::{Answer, AnswerRows, WriteControl, WriteMessage, log_error, no_room};
@@ -54,6 +61,8 @@ pub(super) struct Writer {
     me: Me,
     tables: engine::Writer,
     tables_log: TablesLog,
+    /// Of the request that is executed.
+    notifications: Rc<RefCell<Outgoing>>,
     xlog: Xlog,
     /// End of the last record in the open transaction; none when nothing is to be committed.
     open_end: Option<Lsn>,
@@ -70,6 +79,8 @@ pub(super) struct Writer {
 #[derive(Default)]
 struct Held {
     answers: Vec<(ProcNumber, Vec<u8>)>,
+    /// Notifications of the transactions, in their order.
+    notifications: Vec<Reservation>,
     /// End of the last record that one of them rests on.
     logged: Option<Lsn>,
 }
@@ -88,6 +99,7 @@ impl Writer {
             next_session: ProcNumber::FIRST_BACKEND,
             tables: recovered.tables,
             tables_log: recovered.tables_log,
+            notifications: recovered.notifications,
         };
         writer
             .xlog
@@ -162,9 +174,10 @@ impl Writer {
                 }
             };
             match executed {
-                Ok((answer, end)) => {
-                    held.logged = end.or(held.logged);
-                    held.answers.push((taken.session, answer));
+                Ok(executed) => {
+                    held.logged = executed.end.or(held.logged);
+                    held.answers.push((taken.session, executed.answer));
+                    held.notifications.extend(executed.notifications);
                 }
                 Err(error) => self.send(taken.session, &Answer::error(&error)),
             }
@@ -183,21 +196,28 @@ impl Writer {
             self.xlog.flush(end);
             self.node.recovery.acknowledged.fetch_max(end.0, Ordering::AcqRel);
         }
+        // Before the answers: a session that listens to itself tells its client before it is ready for the next query.
+        for notifications in held.notifications.drain(..) {
+            self.node.notify.publish(notifications);
+        }
         for (session, answer) in held.answers.drain(..) {
             self.send(session, &answer);
         }
     }
 
-    /// Executes and logs one request; its answer, and the end of its record if it changed anything. None: it gave way to
-    /// a reader that waits for earlier records of the transaction, and is to be executed again when they are committed.
-    fn execute(&mut self, taken: &Taken) -> Result<Option<Executed>, StartupError> {
+    /// Executes and logs one request. None: it gave way to a reader that waits for earlier records of the transaction, and is
+    /// to be executed again when they are committed.
+    fn execute(&mut self, taken: &Taken) -> Result<Option<Outcome>, StartupError> {
         if self.no_room.is_some() {
             return Ok(Some(Err(no_room("the tables' last changes are in the log only"))));
         }
-        let message = match WriteMessage::decode(&taken.request) {
+        let mut message = match WriteMessage::decode(&taken.request) {
             Ok(message) => message,
             Err(error) => return Ok(Some(Err(error))),
         };
+        if let Err(error) = self.take_notifications(&mut message) {
+            return Ok(Some(Err(error)));
+        }
         let mut control = WriteControl::new(self.node, self.me, taken.session, taken.deadline);
         if self.open_end.is_some() {
             control = control.giving_way();
@@ -210,23 +230,57 @@ impl Writer {
         if executed.is_err() && control.gave_way() {
             return Ok(None);
         }
-        self.log_executed(executed, &rows).map(Some)
+        let record = match executed {
+            Ok(executed) => executed.record,
+            Err(error) => return Ok(Some(Err(error))),
+        };
+        let notifications = self.reserve_notifications(taken.session);
+        self.log_executed(record, notifications, &rows).map(Some)
+    }
+
+    /// Makes the request's NOTIFYs the notifications that pg_notify() adds to.
+    fn take_notifications(&mut self, message: &mut WriteMessage) -> Result<(), SqlError> {
+        let mut notifications = self.notifications.borrow_mut();
+        notifications.truncate(0);
+        for (channel, payload) in message.notifications.drain(..) {
+            notifications.push(channel, payload, self.node.notify.capacity())?;
+        }
+        Ok(())
+    }
+
+    /// Room for the notifications of the request that was executed.
+    fn reserve_notifications(&mut self, session: ProcNumber) -> Result<Option<Reservation>, SqlError> {
+        let mut notifications = self.notifications.borrow_mut();
+        if notifications.is_empty() {
+            return Ok(None);
+        }
+        let pid = self.node.procs.slot(session).pid().map_or(0, |pid| pid.0);
+        let (reserved, warning) = match self.node.notify.reserve(notifications.encode(pid)) {
+            Ok(reservation) => {
+                let warning = reservation.warning();
+                (Ok(Some(reservation)), warning)
+            }
+            Err(full) => (Err(notify::too_many()), full.warning),
+        };
+        if let Some(warning) = warning {
+            warning.log();
+        }
+        reserved
     }
 
     fn log_executed(
         &mut self,
-        executed: Result<engine::writer::Executed, SqlError>,
+        record: Vec<u8>,
+        notifications: Result<Option<Reservation>, SqlError>,
         rows: &AnswerRows,
-    ) -> Result<Executed, StartupError> {
-        let executed = match executed {
-            Ok(executed) if executed.record.is_empty() => {
-                return Ok(Ok((Answer::success(Lsn::INVALID, rows), None)));
-            }
-            Ok(executed) => executed,
-            Err(error) => return Ok(Err(error)),
-        };
-        let end = match self.log(executed.record) {
-            Ok(end) => end,
+    ) -> Result<Outcome, StartupError> {
+        if record.is_empty() {
+            let answer = Answer::success(Lsn::INVALID, rows);
+            return Ok(notifications.map(|notifications| Executed { answer, end: None, notifications }));
+        }
+        let logged = notifications.and_then(|reserved| Ok((self.log(record)?, reserved)));
+        let (end, notifications) = match logged {
+            Ok(logged) => logged,
             Err(error) => {
                 if let Err(error) = self.tables.rollback_last() {
                     return into_sql_error(error).map(Err);
@@ -237,7 +291,7 @@ impl Writer {
         self.open_end = Some(end);
         self.open_records += 1;
         self.commit_due.get_or_insert_with(|| clock::now().saturating_add(COMMIT_DELAY));
-        Ok(Ok((Answer::success(end, rows), Some(end))))
+        Ok(Ok(Executed { answer: Answer::success(end, rows), end: Some(end), notifications }))
     }
 
     fn log(&mut self, mut changes: Vec<u8>) -> Result<Lsn, SqlError> {
@@ -305,8 +359,16 @@ impl Writer {
     }
 }
 
-/// What a request is answered: the answer and the end of its record, or the error.
-type Executed = Result<(Vec<u8>, Option<Lsn>), SqlError>;
+/// A request that succeeded.
+struct Executed {
+    answer: Vec<u8>,
+    /// End of its record, if it changed anything.
+    end: Option<Lsn>,
+    notifications: Option<Reservation>,
+}
+
+/// What came of a request.
+type Outcome = Result<Executed, SqlError>;
 
 /// What the asking session is told. Records that can't be put again are no business of its: the tables are not what the
 /// log says, so the node ends.

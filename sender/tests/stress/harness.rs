@@ -65,6 +65,7 @@ impl TestNode {
         let mut settings = Settings::default();
         settings.wal_buffers = pages * wal::page::PAGE_SIZE;
         settings.max_statement_size = 64 << 10;
+        settings.max_notify_queue_pages = 64;
         settings.wal_writer_delay = Duration::from_millis(5);
         let bytes = ProcArray::size(SLOTS) + Node::shmem_size(&settings, SLOTS as usize) + (1 << 20);
         let mut shmem = Shmem::create(bytes).unwrap();

@@ -18,6 +18,7 @@
 mod handover;
 mod harness;
 mod log_check;
+mod notify;
 mod xlog;
 
 use libtest_mimic::{Arguments, Trial};
@@ -35,6 +36,8 @@ fn main() {
     let trials = trials![
         handover::readers_that_wait_for_the_tables_are_all_woken,
         handover::requests_and_outcomes_stay_whole_and_nobody_waits_for_ever,
+        notify::a_killed_listener_holds_up_nobody_and_its_successor_starts_anew,
+        notify::listeners_get_every_notification_once_and_in_order,
         xlog::flush_waiters_are_all_woken_round_after_round,
         xlog::killed_inserters_leave_a_log_with_every_flushed_record,
         xlog::log_that_ends_at_every_kind_of_boundary_goes_on,

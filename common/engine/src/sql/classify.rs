@@ -2,7 +2,7 @@
 
 use super::keywords;
 use super::lexer::{Token, TokenKind};
-use super::{Isolation, Kind, TransactionModes};
+use super::{Discarded, Isolation, Kind, TransactionModes, notification};
 use crate::error::{SqlError, SqlState};
 use crate::rows::CommandTag;
 
@@ -47,12 +47,11 @@ pub(crate) fn classify(tokens: &[Token], source: &str) -> Result<Kind, SqlError>
         "SET" => set(&mut words),
         "SHOW" => Ok(Kind::Show(setting_or_all(&mut words)?)),
         "RESET" => Ok(Kind::Reset(setting_or_all(&mut words)?)),
-        "DISCARD" => {
-            words.upper();
-            words.end()?;
-            Ok(Kind::Discard)
-        }
-        "DEALLOCATE" if words.peek_is("ALL") => Ok(Kind::Discard),
+        "LISTEN" => notification::listen(&mut words),
+        "NOTIFY" => notification::notify(&mut words),
+        "UNLISTEN" => notification::unlisten(&mut words),
+        "DISCARD" => discard(&mut words),
+        "DEALLOCATE" if words.peek_is("ALL") => Ok(Kind::Discard(Discarded::Statements)),
         "PRAGMA" => pragma(&mut words),
         "PREPARE" if words.peek_is("TRANSACTION") => Err(two_phase()),
         other => match keywords::unsupported_command(other) {
@@ -63,14 +62,14 @@ pub(crate) fn classify(tokens: &[Token], source: &str) -> Result<Kind, SqlError>
 }
 
 /// A cursor over the statement's tokens.
-struct Words<'a> {
-    tokens: &'a [Token],
-    source: &'a str,
-    at: usize,
+pub(super) struct Words<'a> {
+    pub(super) tokens: &'a [Token],
+    pub(super) source: &'a str,
+    pub(super) at: usize,
 }
 
 impl Words<'_> {
-    fn token(&self) -> Option<Token> {
+    pub(super) fn token(&self) -> Option<Token> {
         self.tokens.get(self.at).copied()
     }
 
@@ -98,7 +97,7 @@ impl Words<'_> {
         words.iter().any(|word| self.skip(word))
     }
 
-    fn skip_sign(&mut self, sign: &str) -> bool {
+    pub(super) fn skip_sign(&mut self, sign: &str) -> bool {
         let found = self.token().is_some_and(|token| token.is_sign(self.source, sign));
         self.at += usize::from(found);
         found
@@ -109,7 +108,7 @@ impl Words<'_> {
     }
 
     /// 42601 at the current token.
-    fn unexpected(&self) -> SqlError {
+    pub(super) fn unexpected(&self) -> SqlError {
         match self.token() {
             Some(token) => SqlError::syntax(token.text(self.source)).at(token.start),
             None => SqlError::new(SqlState::SYNTAX_ERROR, "syntax error at end of input")
@@ -117,11 +116,11 @@ impl Words<'_> {
         }
     }
 
-    fn end(&self) -> Result<(), SqlError> {
+    pub(super) fn end(&self) -> Result<(), SqlError> {
         if self.token().is_none() { Ok(()) } else { Err(self.unexpected()) }
     }
 
-    fn name(&mut self) -> Result<String, SqlError> {
+    pub(super) fn name(&mut self) -> Result<String, SqlError> {
         match self.token() {
             Some(token) if matches!(token.kind, TokenKind::Word | TokenKind::Quoted) => {
                 self.at += 1;
@@ -131,7 +130,7 @@ impl Words<'_> {
         }
     }
 
-    fn last_name(&mut self) -> Result<String, SqlError> {
+    pub(super) fn last_name(&mut self) -> Result<String, SqlError> {
         let name = self.name()?;
         self.end()?;
         Ok(name)
@@ -146,6 +145,22 @@ impl Words<'_> {
         }
         Ok(name.to_ascii_lowercase())
     }
+}
+
+fn discard(words: &mut Words<'_>) -> Result<Kind, SqlError> {
+    let what = if words.skip("ALL") {
+        Discarded::All
+    } else if words.skip("PLANS") {
+        Discarded::Plans
+    } else if words.skip("SEQUENCES") {
+        Discarded::Sequences
+    } else if words.skip_any(&["TEMP", "TEMPORARY"]) {
+        Discarded::Temporary
+    } else {
+        return Err(words.unexpected());
+    };
+    words.end()?;
+    Ok(Kind::Discard(what))
 }
 
 fn two_phase() -> SqlError {
@@ -415,7 +430,7 @@ fn setting_or_all(words: &mut Words<'_>) -> Result<Option<String>, SqlError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Isolation, Kind, TransactionModes, parse};
+    use super::super::{Discarded, Isolation, Kind, TransactionModes, parse};
     use crate::rows::CommandTag;
 
     fn kind(query: &str) -> Result<Kind, String> {
@@ -444,7 +459,9 @@ mod tests {
             ("ANALYZE", plain("ANALYZE")),
             ("REINDEX a", plain("REINDEX")),
             ("PRAGMA table_info(a)", Kind::Read),
-            ("DISCARD ALL", Kind::Discard),
+            ("DISCARD ALL", Kind::Discard(Discarded::All)),
+            ("DISCARD TEMP", Kind::Discard(Discarded::Temporary)),
+            ("DEALLOCATE ALL", Kind::Discard(Discarded::Statements)),
             ("SAVEPOINT \"A b\"", Kind::Savepoint("A b".into())),
             ("ROLLBACK TO SAVEPOINT A", Kind::RollbackTo("a".into())),
             ("RELEASE a", Kind::Release("a".into())),
@@ -490,7 +507,8 @@ mod tests {
     fn what_is_not_there_is_refused_by_name() {
         for (query, expected) in [
             ("COPY a FROM STDIN", "0A000: COPY is not supported"),
-            ("listen x", "0A000: LISTEN is not supported"),
+            ("load x", "0A000: LOAD is not supported"),
+            ("DISCARD x", "42601: syntax error at or near \"x\""),
             ("VACUUM ANALYZE", "0A000: VACUUM is not supported"),
             ("ATTACH 'x' AS y", "0A000: ATTACH is not supported"),
             ("PRAGMA journal_mode = delete", "0A000: PRAGMA journal_mode is not supported"),

@@ -8,6 +8,7 @@
 mod classify;
 mod keywords;
 mod lexer;
+mod notification;
 mod rewrite;
 mod split;
 
@@ -98,8 +99,19 @@ pub enum Kind {
     Show(Option<String>),
     /// RESET name; `None` for ALL
     Reset(Option<String>),
-    /// DISCARD ALL and its kin, DEALLOCATE ALL: nothing of it is kept by the engine
-    Discard,
+    /// DISCARD, DEALLOCATE ALL: nothing of it is kept by the engine
+    Discard(Discarded),
+    /// LISTEN channel
+    Listen(String),
+    /// NOTIFY channel [, payload]
+    Notify {
+        /// As the client wrote it, folded if it was not quoted; of any length
+        channel: String,
+        /// Empty when none was given
+        payload: String,
+    },
+    /// UNLISTEN channel; `None` for all
+    Unlisten(Option<String>),
     /// EXPLAIN of anything: never executes it, runs on the reader
     Explain,
     /// Runs on the reader; SELECT, VALUES, WITH … SELECT, and all that SQLite will refuse
@@ -127,10 +139,40 @@ impl Kind {
             Kind::Set { .. } | Kind::SetTransaction { .. } => CommandTag::Plain("SET"),
             Kind::Show(_) => CommandTag::Plain("SHOW"),
             Kind::Reset(_) => CommandTag::Plain("RESET"),
-            Kind::Discard => CommandTag::Plain("DISCARD ALL"),
+            Kind::Discard(what) => CommandTag::Plain(what.tag()),
+            Kind::Listen(_) => CommandTag::Plain("LISTEN"),
+            Kind::Notify { .. } => CommandTag::Plain("NOTIFY"),
+            Kind::Unlisten(_) => CommandTag::Plain("UNLISTEN"),
             Kind::Explain => CommandTag::Plain("EXPLAIN"),
             Kind::Read => CommandTag::Select(0),
             Kind::Write(tag) | Kind::Ddl(tag) => *tag,
+        }
+    }
+}
+
+/// What a session is to forget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discarded {
+    /// All that it was told: settings, channels
+    All,
+    /// DISCARD PLANS
+    Plans,
+    /// DISCARD SEQUENCES
+    Sequences,
+    /// DISCARD TEMP
+    Temporary,
+    /// DEALLOCATE ALL
+    Statements,
+}
+
+impl Discarded {
+    fn tag(self) -> &'static str {
+        match self {
+            Discarded::All => "DISCARD ALL",
+            Discarded::Plans => "DISCARD PLANS",
+            Discarded::Sequences => "DISCARD SEQUENCES",
+            Discarded::Temporary => "DISCARD TEMP",
+            Discarded::Statements => "DEALLOCATE ALL",
         }
     }
 }

@@ -8,6 +8,7 @@
 //! | `pg_catalog.f()`, `public.t` | without the schema |
 //! | `current_user` | `current_user()` |
 //! | `TRUNCATE a` | `DELETE FROM a`, by the writer itself ([`truncate`]): the tag is another |
+//! | `SELECT pg_listening_channels()` | `SELECT pg_listening_channels FROM pg_listening_channels`: a set, not a value |
 //! | `EXPLAIN x` | `EXPLAIN QUERY PLAN x` |
 //! | `TABLE t` | `SELECT * FROM t` |
 //! | a comment | a space: PostgreSQL's nest, SQLite's don't |
@@ -50,7 +51,7 @@ pub(crate) fn truncate(query: &str, tokens: &[Token]) -> Result<String, SqlError
 
 fn needs_rewriting(query: &str, tokens: &[Token]) -> bool {
     let text = &query[tokens[0].start..tokens[tokens.len() - 1].end];
-    if text.contains("--") || text.contains("/*") {
+    if text.contains("--") || text.contains("/*") || is_list_of_channels(query, tokens) {
         return true;
     }
     tokens.iter().enumerate().any(|(at, token)| match token.kind {
@@ -64,6 +65,24 @@ fn needs_rewriting(query: &str, tokens: &[Token]) -> bool {
         }
         _ => false,
     })
+}
+
+/// Whether the statement is nothing but the call of the one function that returns a set.
+fn is_list_of_channels(query: &str, tokens: &[Token]) -> bool {
+    let tokens = match tokens {
+        [select, schema, dot, rest @ ..]
+            if schema.is_word(query, "pg_catalog") && dot.is_sign(query, ".") =>
+        {
+            [std::slice::from_ref(select), rest].concat()
+        }
+        _ if tokens.len() == 4 => tokens.to_vec(),
+        _ => return false,
+    };
+    matches!(tokens[..], [select, function, open, close]
+        if select.is_word(query, "select")
+            && function.is_word(query, "pg_listening_channels")
+            && open.kind == TokenKind::Open
+            && close.kind == TokenKind::Close)
 }
 
 fn is_schema(word: &str) -> bool {
@@ -131,6 +150,9 @@ impl<'a> Rewriter<'a, '_> {
         } else if self.peek_is(0, "analyse") {
             self.at = 1;
             self.push_own("ANALYZE", PieceKind::Other);
+        } else if is_list_of_channels(self.query, self.tokens) {
+            self.at = self.tokens.len();
+            self.push_own("SELECT pg_listening_channels FROM pg_listening_channels", PieceKind::Other);
         } else if self.peek_is(0, "table") {
             self.at = 1;
             self.push_own("SELECT * FROM", PieceKind::Other);
@@ -344,16 +366,7 @@ impl<'a> Rewriter<'a, '_> {
 
     /// `E''` and `$$`: an ordinary string with the same content.
     fn string(&mut self, token: Token) -> Result<(), SqlError> {
-        let text = token.text(self.query);
-        let content = if token.kind == TokenKind::DollarText {
-            let tag = text[1..].find('$').expect("the lexer saw the tag's end") + 2;
-            text[tag..text.len() - tag].to_owned()
-        } else {
-            unescape(&text[2..text.len() - 1]).ok_or_else(|| {
-                SqlError::new(SqlState::INVALID_TEXT_REPRESENTATION, "invalid escape sequence in string")
-                    .at(token.start)
-            })?
-        };
+        let content = string_content(self.query, token)?;
         let quoted = format!("'{}'", content.replace('\'', "''"));
         self.out.push(Piece { text: Cow::Owned(quoted), kind: PieceKind::Other, from: Some(token.start) });
         Ok(())
@@ -385,6 +398,22 @@ impl<'a> Rewriter<'a, '_> {
             };
         }
         (Cow::Owned(text), map)
+    }
+}
+
+/// What a string constant of any form stands for.
+pub(super) fn string_content(query: &str, token: Token) -> Result<String, SqlError> {
+    let text = token.text(query);
+    match token.kind {
+        TokenKind::DollarText => {
+            let tag = text[1..].find('$').expect("the lexer saw the tag's end") + 2;
+            Ok(text[tag..text.len() - tag].to_owned())
+        }
+        TokenKind::EscapeText => unescape(&text[2..text.len() - 1]).ok_or_else(|| {
+            SqlError::new(SqlState::INVALID_TEXT_REPRESENTATION, "invalid escape sequence in string")
+                .at(token.start)
+        }),
+        _ => Ok(text[1..text.len() - 1].replace("''", "'")),
     }
 }
 
