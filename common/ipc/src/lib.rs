@@ -46,6 +46,8 @@
 //! * A [`proc::ProcAddress`] names another process; an interrupt sent to it never reaches a later owner of
 //!   the slot.
 //! * [`pm_signal`] is the way from a child to the postmaster, signals the way back.
+//! * [`shm_mq`] carries messages from one process to another; who waits for one waits for its latch, and so for
+//!   anything else at the same time.
 //!
 //! All signals are blocked and read inside the wait, where they become interrupt bits; the one handler is
 //! SIGQUIT's. (The portable one of the three [`backend`]s has a handler that keeps signals until the wait.)
@@ -80,6 +82,8 @@ pub mod postmaster_death;
 pub mod proc;
 #[cfg(not(loom))]
 pub mod process;
+#[allow(unsafe_code, reason = "what shared_struct! expands to; other crates need no such permission")]
+pub mod shm_mq;
 #[cfg(not(loom))]
 pub mod shmem;
 pub mod wait_event;

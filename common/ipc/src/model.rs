@@ -9,6 +9,11 @@ use std::{cell::Cell, sync::OnceLock};
 use loom::sync::{Condvar, Mutex};
 use sys::process::Pid;
 
+use crate::{
+    latch::Latch,
+    proc::{ProcAddress, ProcArray, ProcNumber},
+};
+
 /// The most processes that a model can have.
 const PROCESSES: usize = 6;
 
@@ -73,4 +78,36 @@ macro_rules! shared_struct {
         #[derive(Debug, Default)]
         $vis struct $name { $( $(#[$field_meta])* $field_vis $field: $type ),+ }
     )+ };
+}
+
+/// The handle of an attached process: as much of `process::Me` as models need.
+#[derive(Clone, Copy, Debug)]
+pub struct Me {
+    procs: &'static ProcArray,
+    address: ProcAddress,
+}
+
+impl Me {
+    /// Makes this thread the process of a slot, with the slot's number plus one as its id.
+    pub fn attach(procs: &'static ProcArray, number: ProcNumber) -> Me {
+        become_process(number.0 as i32 + 1);
+        let proc = procs.slot(number);
+        proc.latch().own().unwrap();
+        Me { procs, address: ProcAddress { number, generation: proc.pending().advance() } }
+    }
+
+    /// Its address.
+    pub fn address(self) -> ProcAddress {
+        self.address
+    }
+
+    /// All slots.
+    pub fn procs(self) -> &'static ProcArray {
+        self.procs
+    }
+
+    /// Its latch.
+    pub fn latch(self) -> &'static Latch {
+        self.procs.slot(self.address.number).latch()
+    }
 }

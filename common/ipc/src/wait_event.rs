@@ -66,6 +66,8 @@ wait_events! {
         BackendTermination "BackendTermination" "another process's end"
         CheckpointDone "CheckpointDone" "a checkpoint's end"
         CheckpointStart "CheckpointStart" "a checkpoint's start"
+        MessageQueueReceive "MessageQueueReceive" "bytes from another process"
+        MessageQueueSend "MessageQueueSend" "room for bytes to another process"
         ProcSignalBarrier "ProcSignalBarrier" "all processes absorb a barrier"
         Promote "Promote" "the node's promotion"
         RecoveryPause "RecoveryPause" "recovery is told to go on"

@@ -16,6 +16,7 @@ mod interrupts;
 mod latches;
 mod locks;
 mod postmaster_death;
+mod queues;
 mod sets;
 mod wakeups;
 
@@ -72,6 +73,14 @@ fn main() {
         postmaster_death::death_is_reported_to_who_asks,
         postmaster_death::grandchild_of_no_postmaster_is_not_attached,
         postmaster_death::waiting_child_exits_with_its_postmaster,
+        queues::queue_carries_messages_of_every_size,
+        queues::queue_whose_ends_are_stopped_for_a_while_loses_nothing,
+        queues::leader_reads_many_queues_and_a_socket_in_one_wait,
+        queues::queue_sender_learns_that_the_receiver_was_killed,
+        queues::queue_receiver_learns_that_the_sender_was_killed,
+        queues::queue_end_that_waits_is_woken_when_the_other_detaches,
+        queues::queue_end_that_never_comes_counts_as_detached_when_its_process_is_gone,
+        queues::queue_is_renewed_when_both_ends_are_free,
         sets::child_exit_is_an_event,
         sets::closed_socket_is_told_from_a_readable_one,
         sets::connection_is_accepted_and_connected,
