@@ -281,7 +281,7 @@ impl Xlog {
             let waiting = self.node.flush_wait(self.me.number());
             ordering::announce_wait(waiting, upto.0);
             if self.ctl().flush_lsn() < upto && !self.try_flush() {
-                wait_latch(&self.me, None, WaitEvent::WalSync);
+                wait_latch(&self.me, None, WaitEvent::WalFlush);
                 self.me.latch().reset();
                 slept = true;
             }

@@ -192,11 +192,13 @@ pub enum View {
     StatWalReceiver,
     /// One row per setting
     Settings,
+    /// One row per process, the postmaster among them
+    StatLatch,
     /// One row per channel that this session listens to
     ListeningChannels,
 }
 
-/// Every view with its columns (PostgreSQL 15's).
+/// Every view with its columns (PostgreSQL 15's, but for pg_stat_latch, which PostgreSQL lacks).
 pub const VIEWS: &[ViewRow] = &[
     ViewRow {
         name: "pg_stat_activity",
@@ -297,6 +299,26 @@ pub const VIEWS: &[ViewRow] = &[
         ],
     },
     ViewRow {
+        name: "pg_stat_latch",
+        view: View::StatLatch,
+        columns: &[
+            ("pid", Type::Int4),
+            ("backend_type", Type::Text),
+            // Latches that the process set, whether or not they were set already
+            ("sets", Type::Int8),
+            // Of these, those that took a system call because the owner of the latch might sleep
+            ("wakeups_sent", Type::Int8),
+            // Wake-ups that the process found; several that came meanwhile count as one
+            ("wakeups_received", Type::Int8),
+            // Kernel waits that ended before their time with nothing to report
+            ("spurious_wakeups", Type::Int8),
+            // Times that the process went to the kernel to sleep; looks that can't sleep don't count
+            ("kernel_waits", Type::Int8),
+            // Milliseconds inside kernel waits, the present one included
+            ("time_asleep", Type::Float8),
+        ],
+    },
+    ViewRow {
         name: "pg_listening_channels",
         view: View::ListeningChannels,
         columns: &[("pg_listening_channels", Type::Text)],
@@ -331,6 +353,7 @@ mod tests {
                 ("pg_stat_replication", 20),
                 ("pg_stat_wal_receiver", 15),
                 ("pg_settings", 17),
+                ("pg_stat_latch", 8),
                 ("pg_listening_channels", 1)
             ]
         );

@@ -52,7 +52,10 @@ use std::os::fd::RawFd;
 
 use sys::process::Pid;
 
-use crate::sync::{AtomicI32, AtomicU32, Ordering, Wakeup, current_pid, fence};
+use crate::{
+    latch_stats,
+    sync::{AtomicI32, AtomicU32, Ordering, Wakeup, current_pid, fence},
+};
 
 /// A latch; all zero bytes are one that is not set and has no owner.
 ///
@@ -152,7 +155,9 @@ impl Latch {
     /// Sets the latch and wakes its owner if it sleeps. Any process may; make the work visible before. Costs
     /// a fence and a load when it is set already, no system call unless the owner sleeps.
     pub fn set(&self) {
-        if let Some(owner) = self.set_and_find_sleeper() {
+        let sleeper = self.set_and_find_sleeper();
+        latch_stats::own().count_set(sleeper.is_some());
+        if let Some(owner) = sleeper {
             self.wakeup.wake(owner);
         }
     }

@@ -45,6 +45,7 @@
 //!   [`process::Me::pending`]: one load.
 //! * A [`proc::ProcAddress`] names another process; an interrupt sent to it never reaches a later owner of
 //!   the slot.
+//! * [`subprocess`] runs a shell command that ends with its owner, whose interrupts are served meanwhile.
 //! * [`pm_signal`] is the way from a child to the postmaster, signals the way back.
 //! * [`shm_mq`] carries messages from one process to another; who waits for one waits for its latch, and so for
 //!   anything else at the same time.
@@ -61,6 +62,8 @@
 #![cfg_attr(loom, allow(dead_code, missing_docs, reason = "models use a part of each file"))]
 
 pub mod latch;
+#[allow(unsafe_code, reason = "what shared_struct! expands to; other crates need no such permission")]
+pub mod latch_stats;
 #[cfg(loom)]
 #[allow(clippy::unwrap_used, clippy::cast_sign_loss, clippy::cast_possible_wrap, reason = "for tests")]
 pub mod model;
@@ -86,6 +89,8 @@ pub mod process;
 pub mod shm_mq;
 #[cfg(not(loom))]
 pub mod shmem;
+#[cfg(not(loom))]
+pub mod subprocess;
 pub mod wait_event;
 #[cfg(not(loom))]
 pub mod wait_event_set;

@@ -10,6 +10,7 @@
 use crate::{
     bit_set::bit_set,
     latch::Latch,
+    latch_stats::LatchStats,
     sync::{AtomicU32, Ordering},
 };
 
@@ -36,6 +37,8 @@ crate::shared_struct! {
         bits: AtomicU32,
         /// Owned by the postmaster.
         pub(crate) latch: Latch,
+        /// Written by the postmaster.
+        pub(crate) stats: LatchStats,
     }
 }
 

@@ -30,6 +30,7 @@ use crate::{
     barrier::{BarrierHeader, BarrierSlot},
     interrupt::{Interrupts, PendingWord},
     latch::Latch,
+    latch_stats::LatchStats,
     pm_signal::{PmSignal, PmSignalBox},
     sync::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering},
     wait_event::WaitEvent,
@@ -174,6 +175,8 @@ crate::shared_struct! {
         start_time: AtomicI64,
         /// See `barrier.rs`.
         pub(crate) barrier: BarrierSlot,
+        /// Written by the attached process, on a cache line of its own.
+        pub(crate) stats: LatchStats,
     }
 }
 
@@ -209,6 +212,11 @@ impl Proc {
     /// When it attached, in microseconds since 1970.
     pub fn start_time(&self) -> i64 {
         self.start_time.load(Ordering::Relaxed)
+    }
+
+    /// What it does with latches.
+    pub fn latch_stats(&self) -> &LatchStats {
+        &self.stats
     }
 
     /// Where the slot is in its life.
@@ -327,6 +335,11 @@ impl ProcArray {
             proc.latch.set();
         }
         sent
+    }
+
+    /// The postmaster, if there is one, and what it does with latches.
+    pub fn postmaster_latch_stats(&self) -> Option<(Pid, &'static LatchStats)> {
+        self.postmaster.latch.owner().map(|pid| (pid, &self.postmaster.stats))
     }
 
     /// Sets the latch of whoever is attached to the slot.

@@ -32,6 +32,7 @@ use crate::{
     barrier::{Absorption, BarrierGeneration, BarrierTypes, BarrierWait, Laggard},
     interrupt::Interrupts,
     latch::Latch,
+    latch_stats,
     pm_signal::PmSignal,
     postmaster_death::PostmasterDeath,
     proc::{BackendType, Proc, ProcAddress, ProcArray, ProcNumber, SlotState},
@@ -106,6 +107,7 @@ impl Postmaster {
     pub fn start(procs: &'static ProcArray) -> io::Result<Postmaster> {
         signal::block_all();
         let signals = SignalSource::new(procs.backend(), Postmaster::SIGNALS)?;
+        latch_stats::adopt(&procs.postmaster.stats);
         procs.postmaster.latch.own().map_err(io::Error::other)?;
         procs.postmaster.latch.set();
         let waiter = Box::leak(Box::new(Waiter {
@@ -146,6 +148,7 @@ impl Postmaster {
     /// In a fresh child: closes the inherited signal descriptors. (Wait event sets are closed by dropping
     /// them.)
     pub fn close_in_child(&self) {
+        latch_stats::forget();
         drop(self.waiter.signals.take());
     }
 
@@ -221,6 +224,7 @@ impl Me {
         proc.set_backend_type(backend_type);
         proc.set_identity(Some(process::current_pid()), clock::unix_micros());
         let generation = proc.pending().advance();
+        latch_stats::adopt(&proc.stats);
         procs.catch_up_with_barriers(ProcAddress { number, generation });
         // Sets of the time before found no owner to wake.
         proc.latch.set();

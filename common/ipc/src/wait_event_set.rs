@@ -39,7 +39,7 @@ use std::{
 };
 
 use sys::{
-    clock,
+    clock::{self, MonoTime},
     process::{self, PidFd},
 };
 
@@ -48,6 +48,7 @@ use crate::{
     backend::{self, Backend},
     bit_set::bit_set,
     latch::Latch,
+    latch_stats,
     process::{Me, Postmaster},
     wait_event::WaitEvent,
     waiter::Waiter,
@@ -323,15 +324,21 @@ impl WaitEventSet {
         timeout: Option<Duration>,
         occurred: &mut Vec<Occurred>,
     ) -> io::Result<()> {
-        let deadline = timeout.map(|timeout| clock::now().saturating_add(timeout));
+        if timeout.is_some_and(|timeout| timeout.is_zero()) {
+            self.wait_once(None, timeout, occurred)?;
+            return Ok(());
+        }
+        let mut now = timeout.map(|_| clock::now());
+        let deadline = timeout.zip(now).map(|(timeout, start)| start.saturating_add(timeout));
         let mut remaining = timeout;
         loop {
-            self.wait_once(remaining, occurred)?;
+            now = self.wait_once(now, remaining, occurred)?;
             if !occurred.is_empty() {
                 return Ok(());
             }
             if let Some(deadline) = deadline {
-                let rest = deadline.saturating_since(clock::now());
+                let now = *now.get_or_insert_with(clock::now);
+                let rest = deadline.saturating_since(now);
                 if rest.is_zero() {
                     return Ok(());
                 }
@@ -341,20 +348,17 @@ impl WaitEventSet {
     }
 
     /// One kernel wait, and what came of it: possibly nothing (a signal, a false alarm, the end of the time).
-    fn wait_once(&mut self, timeout: Option<Duration>, occurred: &mut Vec<Occurred>) -> io::Result<()> {
-        let latch = self.latch();
-        self.ready.clear();
-        let mut sleep = |may_sleep| {
-            let timeout = if may_sleep { timeout } else { Some(Duration::ZERO) };
-            self.kernel.wait(timeout, &mut self.ready)
-        };
-        let result = match latch {
-            Some(latch) => latch.around_sleep(sleep),
-            None => sleep(true),
-        };
-        match result {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-            _ => {}
+    /// `now` is the time if it is known already; returns the time afterwards if it slept.
+    fn wait_once(
+        &mut self,
+        now: Option<MonoTime>,
+        timeout: Option<Duration>,
+        occurred: &mut Vec<Occurred>,
+    ) -> io::Result<Option<MonoTime>> {
+        let (woken_at, interrupted) = self.sleep(now, timeout)?;
+        if interrupted && let Some(waiter) = self.waiter {
+            // By a handler, which has left the signal for us: now it needn't end the next kernel wait too.
+            waiter.poll_signals()?;
         }
         for index in 0..self.ready.len() {
             let ready = self.ready[index];
@@ -364,11 +368,48 @@ impl WaitEventSet {
         }
         // Also after another event ended the wait, and after a signal that was just read.
         if let Some(position) = self.latch_position
-            && latch.is_some_and(Latch::is_set)
+            && self.latch().is_some_and(Latch::is_set)
         {
             occurred.push(Occurred { position, events: Events::LATCH_SET });
         }
-        Ok(())
+        if woken_at.is_some() && occurred.is_empty() && (interrupted || !self.ready.is_empty()) {
+            latch_stats::own().count_spurious();
+        }
+        Ok(woken_at)
+    }
+
+    /// The kernel wait, or look if the latch is set: leaves in `ready` what it found. Returns when it was over,
+    /// if it was a wait, and whether a signal interrupted it.
+    fn sleep(
+        &mut self,
+        now: Option<MonoTime>,
+        timeout: Option<Duration>,
+    ) -> io::Result<(Option<MonoTime>, bool)> {
+        let stats = latch_stats::own();
+        let latch = self.latch();
+        let mut slept = false;
+        self.ready.clear();
+        let mut sleep = |may_sleep| {
+            let timeout = if may_sleep { timeout } else { Some(Duration::ZERO) };
+            slept = timeout.is_none_or(|timeout| !timeout.is_zero());
+            if slept {
+                stats.fall_asleep(now.unwrap_or_else(clock::now));
+            }
+            self.kernel.wait(timeout, &mut self.ready)
+        };
+        let result = match latch {
+            Some(latch) => latch.around_sleep(sleep),
+            None => sleep(true),
+        };
+        let woken_at = slept.then(clock::now);
+        if let Some(now) = woken_at {
+            stats.wake_up(now);
+        }
+        match result {
+            Ok(()) => Ok((woken_at, false)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok((woken_at, true)),
+            Err(error) => Err(error),
+        }
     }
 
     /// What a ready descriptor means to the waiting process, if anything.
@@ -379,7 +420,10 @@ impl WaitEventSet {
                 return Ok(None);
             }
             // The latch itself is looked at afterwards, however the wait ended.
-            Token::Wakeup => return Ok(None),
+            Token::Wakeup => {
+                latch_stats::own().count_wakeup_received();
+                return Ok(None);
+            }
             Token::Event(position) => position,
         };
         let place = &self.places[position.index as usize];

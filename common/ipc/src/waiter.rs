@@ -14,8 +14,8 @@ use std::{
 use sys::signal::{Signal, SignalFd, SignalSet, self_pipe::SelfPipe};
 
 use crate::{
-    backend::Backend, interrupt::Interrupts, latch::Latch, postmaster_death::PostmasterDeath, proc::Proc,
-    process::SignalTable,
+    backend::Backend, interrupt::Interrupts, latch::Latch, latch_stats, postmaster_death::PostmasterDeath,
+    proc::Proc, process::SignalTable,
 };
 
 /// Where the signals of a process come from.
@@ -81,6 +81,9 @@ impl Waiter {
             Some(source) => source.drain()?,
             None => return Ok(()),
         };
+        if signals.contains(Signal::Urg) {
+            latch_stats::own().count_wakeup_received();
+        }
         let anything = match &self.sink {
             Sink::Pending(proc, table) => {
                 let bits = table

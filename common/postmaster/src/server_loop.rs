@@ -24,7 +24,6 @@ use ipc::process::Postmaster;
 use ipc::wait_event::WaitEvent;
 use ipc::wait_event_set::{Events, Occurred, Position, SocketEvents, WaitEventSet};
 use sys::clock::{self, MonoTime};
-use sys::process;
 use sys::signal::{Signal, SignalSet};
 use tracing::{debug, error, info, warn};
 
@@ -273,17 +272,11 @@ impl<'a> Server<'a> {
         Ok(None)
     }
 
-    /// Signals children, and for signals that mean an end also the groups they lead: a command that a child has started
-    /// is in it. Until it is reaped a child's pid is nobody else's.
+    /// Signals children. A command that one of them runs ends with it (`sys::command`), so nobody else has to be told.
     fn signal_children(&self, kinds: KindSet, signal: Signal) {
-        let to_group = matches!(signal, Signal::Int | Signal::Term | Signal::Quit | Signal::Kill);
         for (kind, child) in self.children.iter().filter(|(kind, _)| kinds.contains(*kind)) {
             if let Err(error) = child.pidfd.kill(signal) {
                 debug!("could not send {signal:?} to {} (PID {}): {error}", kind.row().log_name, child.pid());
-            }
-            if to_group {
-                // It has none yet if it was forked a moment ago.
-                let _no_group = process::kill_group(child.pid(), signal);
             }
         }
     }

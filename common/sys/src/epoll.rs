@@ -51,6 +51,15 @@ impl std::fmt::Debug for Ready {
     }
 }
 
+/// Set once epoll_pwait2 has been found missing.
+static NO_PWAIT2: AtomicBool = AtomicBool::new(false);
+
+/// Whether waits keep their time-outs to the microsecond, as far as this process has found out by waiting.
+pub fn waits_in_micros() -> bool {
+    // Relaxed: a hint of this process to itself.
+    !NO_PWAIT2.load(Ordering::Relaxed)
+}
+
 /// An epoll instance.
 #[derive(Debug)]
 pub struct Epoll(OwnedFd);
@@ -93,9 +102,7 @@ impl Epoll {
     /// 0 means that the time is over; a signal gives ErrorKind::Interrupted, so that the caller can compute
     /// the rest of its time. Without epoll_pwait2 the time-out is rounded up to a millisecond.
     pub fn wait(&self, ready: &mut [Ready], timeout: Option<Duration>) -> io::Result<usize> {
-        static NO_PWAIT2: AtomicBool = AtomicBool::new(false);
-        // Relaxed: a hint of this process to itself.
-        if !NO_PWAIT2.load(Ordering::Relaxed) {
+        if waits_in_micros() {
             match self.wait_micros(ready, timeout) {
                 // Old kernels have no such call; seccomp profiles older than it say EPERM.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
@@ -162,6 +169,43 @@ mod tests {
             let start = clock::now();
             assert_eq!(epoll.wait_millis(&mut ready, Some(timeout)).unwrap(), 0);
             assert!(clock::now().saturating_since(start) >= timeout);
+        }
+    }
+
+    /// Has the kernel answer this thread's calls of epoll_pwait2 with `errno` from now on.
+    fn forbid_pwait2(errno: i32) {
+        // struct seccomp_data begins with the system call's number.
+        const LOAD_NUMBER: libc::sock_filter = libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 };
+        let number = u32::try_from(libc::SYS_epoll_pwait2).unwrap();
+        let answer = libc::SECCOMP_RET_ERRNO | errno.unsigned_abs();
+        let mut program = [
+            LOAD_NUMBER,
+            libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: number },
+            libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: answer },
+            libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
+        ];
+        let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+        // SAFETY: no memory is passed.
+        check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).unwrap();
+        // SAFETY: `filter` and the program that it points to are valid for the call, which copies them.
+        let result =
+            unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
+        check(result).unwrap();
+    }
+
+    #[test]
+    fn epoll_without_pwait2_waits_in_millis() {
+        for errno in [libc::EPERM, libc::ENOSYS] {
+            forbid_pwait2(errno);
+            NO_PWAIT2.store(false, Ordering::Relaxed);
+            let epoll = Epoll::new().unwrap();
+            let mut ready = [Ready::EMPTY];
+            let refused = epoll.wait_micros(&mut ready, Some(Duration::ZERO)).unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(errno));
+            let start = clock::now();
+            assert_eq!(epoll.wait(&mut ready, Some(Duration::from_micros(1_200))).unwrap(), 0);
+            assert!(clock::now().saturating_since(start) >= Duration::from_micros(1_200));
+            assert!(!waits_in_micros(), "it isn't tried again each time");
         }
     }
 

@@ -1,9 +1,9 @@
 //! The kernel, wrapped: the only crate that calls it.
 //!
 //! Everything above sees small safe types instead of system calls, so that `unsafe` needs to be read in one
-//! place only. A module per facility: [`fork`], [`process`] (pids, pidfds), [`signal`] (masks, signalfd,
-//! self-pipe), [`epoll`], [`mod@poll`], [`eventfd`], [`pipe`], [`net`] (sockets), [`mmap`] and [`futex`] (shared
-//! memory), [`mod@file`] (durability), [`clock`], [`random`].
+//! place only. A module per facility: [`fork`], [`command`] (shell commands), [`process`] (pids, pidfds),
+//! [`signal`] (masks, signalfd, self-pipe), [`epoll`], [`mod@poll`], [`eventfd`], [`pipe`], [`net`] (sockets),
+//! [`mmap`] and [`futex`] (shared memory), [`mod@file`] (durability), [`clock`], [`random`].
 //!
 //! Invariants of the whole crate: every descriptor is close-on-exec; EINTR of a call that can be repeated
 //! never reaches the caller; sockets, signalfds, eventfds and pipes never block. Linux only.
@@ -11,6 +11,7 @@
 //! The processes built on this have one thread each; nothing here takes a lock or starts a thread.
 
 pub mod clock;
+pub mod command;
 pub mod epoll;
 pub mod eventfd;
 pub mod file;

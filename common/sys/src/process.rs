@@ -71,6 +71,12 @@ pub fn kill_group(leader: Pid, signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a process, this one or a child of it that was not exec'd, the leader of a process group of its own.
+pub fn lead_group(process: Pid) -> io::Result<()> {
+    let pid = unistd::Pid::from_raw(process.0);
+    Ok(unistd::setpgid(pid, pid)?)
+}
+
 /// Whether a process with this id exists (also a zombie, also of another user).
 pub fn exists(pid: Pid) -> bool {
     // SAFETY: no memory is passed; signal 0 only checks.

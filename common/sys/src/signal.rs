@@ -161,6 +161,19 @@ pub fn unblock(signals: SignalSet) {
     change_mask(libc::SIG_UNBLOCK, &signals.to_kernel());
 }
 
+/// Gives every signal its default action and unblocks all: what a program that is about to be executed expects. (The
+/// Rust runtime ignores SIGPIPE, which exec would keep.)
+pub(crate) fn reset_for_exec() {
+    let action =
+        libc::sigaction { sa_sigaction: libc::SIG_DFL, sa_mask: empty_set(), sa_flags: 0, sa_restorer: None };
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: `action` is valid. Refused for SIGKILL and SIGSTOP, which have their default anyway, and for the
+        // numbers that the C library keeps for itself.
+        unsafe { libc::sigaction(number, &raw const action, std::ptr::null_mut()) };
+    }
+    change_mask(libc::SIG_SETMASK, &empty_set());
+}
+
 fn change_mask(how: libc::c_int, set: &libc::sigset_t) {
     // SAFETY: `set` is a valid set; a null pointer means that the old mask isn't wanted.
     let result = unsafe { libc::sigprocmask(how, set, std::ptr::null_mut()) };

@@ -11,6 +11,7 @@ use std::time::Duration;
 use engine::catalog::{Function, SystemInfo, SystemValue, View};
 use engine::error::{SqlError, SqlState};
 use ipc::interrupt::Interrupts;
+use ipc::latch_stats::LatchStats;
 use ipc::proc::{BackendType, Proc, ProcNumber};
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
@@ -111,6 +112,7 @@ impl SystemInfo for SessionInfo {
             View::StatActivity => self.active().map(|(number, proc)| self.activity(number, proc)).collect(),
             View::StatReplication => self.replication(),
             View::StatWalReceiver => self.walreceiver(),
+            View::StatLatch => self.latches(),
             View::ListeningChannels => {
                 let notifications = self.notifications.borrow();
                 notifications.channels().map(|channel| vec![channel.into()]).collect()
@@ -283,6 +285,31 @@ impl SessionInfo {
         ]
     }
 
+    /// Counters begin at 0 with each process, so they say nothing of a slot's former owner.
+    fn latches(&self) -> Vec<Vec<SystemValue>> {
+        let now = clock::now();
+        let procs = self.node.procs;
+        let row = |pid: Pid, kind: Option<BackendType>, stats: &LatchStats| {
+            let counts = stats.counts(now);
+            vec![
+                pid.0.into(),
+                kind.map(BackendType::name).into(),
+                count(counts.sets),
+                count(counts.wakeups_sent),
+                count(counts.wakeups_received),
+                count(counts.spurious_wakeups),
+                count(counts.kernel_waits),
+                SystemValue::Float(counts.asleep.as_secs_f64() * 1e3),
+            ]
+        };
+        let postmaster =
+            procs.postmaster_latch_stats().map(|(pid, stats)| row(pid, Some(BackendType::Postmaster), stats));
+        let children = self
+            .active()
+            .filter_map(|(_, proc)| Some(row(proc.pid()?, proc.backend_type(), proc.latch_stats())));
+        postmaster.into_iter().chain(children).collect()
+    }
+
     fn replication(&self) -> Vec<Vec<SystemValue>> {
         let mut rows = Vec::new();
         for slot in self.node.walsenders {
@@ -420,6 +447,11 @@ fn notification(arguments: &[SystemValue]) -> (String, String) {
 
 fn log_error(error: &wal::store::StoreError) -> SqlError {
     crate::write_request::log_error(error)
+}
+
+/// A counter, cut at what int8 holds.
+fn count(count: u64) -> SystemValue {
+    SystemValue::Integer(i64::try_from(count).unwrap_or(i64::MAX))
 }
 
 fn lsn(lsn: Lsn) -> SystemValue {

@@ -18,6 +18,8 @@ mod locks;
 mod postmaster_death;
 mod queues;
 mod sets;
+mod stats;
+mod subprocess;
 mod wakeups;
 
 use ipc::{
@@ -90,7 +92,22 @@ fn main() {
         sets::set_latch_does_not_starve_sockets,
         sets::stray_signals_neither_end_nor_stretch_a_wait,
         sets::timeout_is_kept_and_zero_looks_once,
+        sets::timeout_is_kept_to_the_microsecond,
         sets::wait_event_is_published_while_waiting,
+        stats::latch_stats_begin_anew_with_each_owner,
+        stats::latch_stats_count_sleeps_and_no_looks,
+        stats::latch_stats_tell_wakeups_from_sets,
+        subprocess::command_ends_with_its_status,
+        subprocess::command_past_its_time_is_ended_with_all_it_started,
+        subprocess::command_starts_clean_and_speaks_into_the_log,
+        subprocess::command_that_ignores_sigterm_is_killed,
+        subprocess::killed_keeper_takes_the_command_along,
+        subprocess::killed_owner_leaves_no_command_behind,
+        subprocess::killed_postmaster_takes_command_of_a_busy_owner_along,
+        subprocess::killed_postmaster_takes_owner_and_command_along,
+        subprocess::owner_is_served_while_its_command_runs,
+        subprocess::owner_that_quits_leaves_no_command_behind,
+        subprocess::what_a_command_leaves_behind_ends_with_it,
         wakeups::latch_in_several_sets_ends_the_wait_of_each,
         wakeups::successor_of_a_slot_is_woken_as_its_predecessor,
         wakeups::slot_beyond_the_limit_of_descriptors_is_woken_too,

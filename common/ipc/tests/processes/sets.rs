@@ -13,7 +13,7 @@ use ipc::{
     wait_event_set::{Events, Occurred, OnPostmasterDeath, SocketEvents, WaitEventSet},
 };
 use sys::{
-    clock,
+    clock, epoll,
     net::{Endpoint, Listener, PeerAddr, Stream},
     process::ExitStatus,
     signal::Signal,
@@ -56,6 +56,20 @@ pub(crate) fn timeout_is_kept_and_zero_looks_once() {
     here.write_all(b"x").unwrap();
     assert_eq!(wait(&mut set, Duration::ZERO).len(), 1, "0 looks at the kernel");
     assert_eq!(wait(&mut set, Duration::MAX).len(), 1);
+}
+
+/// Only lateness depends on the machine, so one punctual wait of many will do.
+pub(crate) fn timeout_is_kept_to_the_microsecond() {
+    const TIMEOUT: Duration = Duration::from_micros(300);
+    let mut set = WaitEventSet::without_process(1).unwrap();
+    let punctual = (0..2_000).any(|_| {
+        let start = clock::now();
+        assert!(wait(&mut set, TIMEOUT).is_empty());
+        let slept = clock::now().saturating_since(start);
+        assert!(slept >= TIMEOUT, "slept {slept:?}");
+        slept < TIMEOUT * 2
+    });
+    assert!(punctual || !epoll::waits_in_micros(), "a time-out of {TIMEOUT:?} takes longer than twice that");
 }
 
 pub(crate) fn stray_signals_neither_end_nor_stretch_a_wait() {
