@@ -176,6 +176,7 @@ fn survivor_learns_of_a_kill(dead: ProcNumber, survivor: ProcNumber, dead_sends:
     let mut killed = node.child(dead, |me| {
         let half = |me: Me| {
             board.put(0, 1);
+            procs.set_latch(survivor);
             me.pm_signal(PmSignal::NONE);
             wait_until(me, || false);
         };
@@ -185,16 +186,25 @@ fn survivor_learns_of_a_kill(dead: ProcNumber, survivor: ProcNumber, dead_sends:
             half(me);
         } else {
             let mut receiver = queue.attach_receiver(me, MESSAGE_MAX).unwrap();
-            wait_until(me, || receiver.try_receive() == Received::WouldBlock && receiver.held() > 0);
+            wait_until(me, || board.get(2) == 1);
+            assert_eq!(receiver.try_receive(), Received::WouldBlock);
+            assert!(receiver.held() > 0);
             half(me);
         }
     });
     let mut other = node.child(survivor, |me| {
         if dead_sends {
+            // Later than the ring is full, or all of the message may come.
+            wait_until(me, || board.get(0) == 1);
             let mut receiver = queue.attach_receiver(me, MESSAGE_MAX).unwrap();
             assert_eq!(receive(me, &mut receiver), Received::Detached, "half a message is none");
         } else {
             let mut sender = queue.attach_sender(me).unwrap();
+            assert_eq!(sender.try_send(&long), Sent::WouldBlock);
+            // Not faster than the other end reads, or that gets all of it.
+            board.put(2, 1);
+            procs.set_latch(dead);
+            wait_until(me, || board.get(0) == 1);
             assert!(!send(me, &mut sender, &long));
         }
         board.put(1, 1);
