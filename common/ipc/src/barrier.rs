@@ -61,15 +61,19 @@
 //!    finds its types at A2. If A1 came after A2 or A3, it could take note of a generation whose type came
 //!    too late for A2. A4 comes after A3, since a waiter relies on it. If acting fails, the types go back into
 //!    the mask and the generation stays.
-//! 3. *What assigning wipes out is known to the child.* P1 is a read-modify-write that acquires: a type that it
-//!    wipes out was released at E1, so E0 happened before the fork. A type that comes after it stays in the
-//!    mask; if its generation is missed at P2, C3 finds it.
+//! 3. *What assigning wipes out is known to the child.* P1 is an exchange, and P3 a fence after it: a type that
+//!    it wipes out was released at E1, so E0 happened before the fork. A type that comes after it stays in
+//!    the mask; if its generation is missed at P2, C3 finds it.
 //! 4. *Who is not there yet needn't be waited for.* If W3 finds a slot not there that is being assigned, it
 //!    missed the store of P2; the fences E3 or W2, and P3, then make the change E0 visible to the child from its
 //!    first step.
 //! 5. *The last one wakes.* W1, W2, W3 and A4, A5, A6: the waiter sees the generation, or the absorber the
 //!    waiter. Among several absorbers it is A4, A5, A6 on both sides: at least one sees that all are done. The
 //!    same goes for leaving instead of absorbing.
+//!
+//! common/ipc/tests/loom/barrier.rs runs this very code through a model checker, and shows that without any one
+//! of the fences and orders above, and without most of the releases and acquires, something is missed. (It lets an
+//! exchange read nothing but the newest value, so it can't miss the acquire of A1.)
 //!
 //! The postmaster emits and waits by these words alone: it takes no lock, never blocks, and believes nothing
 //! that could harm it; a child that scribbles over them can make its wait too short or too long.
@@ -90,7 +94,7 @@ use sys::{
 use crate::{
     bit_set::bit_set,
     interrupt::Interrupts,
-    proc::{ProcAddress, ProcArray, ProcNumber},
+    proc::{ProcArray, ProcNumber},
     sync::{AtomicU32, AtomicU64, Ordering, fence, left_out, order},
 };
 
@@ -173,7 +177,9 @@ impl BarrierSlot {
     /// Takes no part any more. Release: what the process did before comes before.
     pub(crate) fn leave(&self) {
         self.awaited.store(0, Ordering::Relaxed);
-        self.generation.store(NOT_THERE, Ordering::Release);
+        if !left_out("barrier: leave is not there") {
+            self.generation.store(NOT_THERE, order("barrier: leave releases", Ordering::Release));
+        }
     }
 
     pub(crate) fn awaited(&self) -> &AtomicU64 {
@@ -182,7 +188,7 @@ impl BarrierSlot {
 
     /// Whether this slot lets nobody wait for `generation`.
     fn has_reached(&self, generation: u64) -> bool {
-        self.generation.load(Ordering::Acquire) >= generation
+        self.generation.load(order("barrier: look acquires", Ordering::Acquire)) >= generation
     }
 }
 
@@ -190,7 +196,7 @@ impl ProcArray {
     /// Tells all processes to absorb `types`. The change must be visible already.
     pub fn emit_barrier(&self, types: BarrierTypes) -> BarrierGeneration {
         for (_, proc) in self.iter() {
-            proc.barrier.mask.fetch_or(types.bits(), Ordering::Release);
+            proc.barrier.mask.fetch_or(types.bits(), order("barrier: emit releases", Ordering::Release));
         }
         // Release: who sees the generation sees the masks. Acquire: and those of the generations before.
         let generation = self.barrier.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
@@ -212,21 +218,22 @@ impl ProcArray {
     /// For the postmaster, when it assigns the slot.
     pub(crate) fn enter_barriers(&self, number: ProcNumber) {
         let slot = &self.slot(number).barrier;
-        // Acquire: pairs with the Release in `emit_barrier`; see point 3 above.
-        slot.mask.swap(0, order("barrier: assign acquires", Ordering::Acquire));
-        slot.generation.store(self.barrier.generation.load(Ordering::Acquire), Ordering::Release);
+        // Relaxed: the fence acquires what they read, and orders what they store.
+        slot.mask.swap(0, Ordering::Relaxed);
+        slot.generation.store(self.barrier.generation.load(Ordering::Relaxed), Ordering::Relaxed);
         fence("barrier: assign before fork");
     }
 
-    /// For a process that has just become reachable under `address`.
-    pub(crate) fn catch_up_with_barriers(&self, address: ProcAddress) {
+    /// For a process that has just become reachable in this slot.
+    pub(crate) fn catch_up_with_barriers(&self, number: ProcNumber) {
         if left_out("barrier: attach looks") {
             return;
         }
         fence("barrier: attach before look");
-        let slot = self.slot(address.number);
-        if !slot.barrier.has_reached(self.barrier.generation.load(Ordering::Acquire)) {
-            slot.pending().send(address.generation, Interrupts::BARRIER);
+        let slot = self.slot(number);
+        // Relaxed: only whether to look; `absorb_barriers` reads again.
+        if !slot.barrier.has_reached(self.barrier.generation.load(Ordering::Relaxed)) {
+            slot.pending().raise(Interrupts::BARRIER);
         }
     }
 
@@ -236,38 +243,35 @@ impl ProcArray {
         self.wake_barrier_waiters();
     }
 
-    /// Absorbs what has come for the process at `address`, which has just taken its interrupt.
+    /// Absorbs what has come for this process, whose slot it is, and which has just taken its interrupt.
     pub(crate) fn absorb_barriers<E>(
         &self,
-        address: ProcAddress,
-        mut handler: impl FnMut(BarrierTypes) -> Result<Absorption, E>,
+        number: ProcNumber,
+        handler: impl FnMut(BarrierTypes) -> Result<Absorption, E>,
     ) -> Result<(), E> {
-        let proc = self.slot(address.number);
+        let proc = self.slot(number);
         let slot = &proc.barrier;
         // Before the mask: see point 2 above.
-        let seen = self.barrier.generation.load(Ordering::Acquire);
+        // Acquire: pairs with the AcqRel in `emit_barrier`, so that the masks of that generation are seen, too.
+        let mut seen = self.barrier.generation.load(Ordering::Acquire);
         if slot.has_reached(seen) {
             return Ok(());
         }
-        let types = BarrierTypes::from_bits(slot.mask.swap(0, Ordering::Acquire));
-        let mut left = types;
-        let mut result = Ok(());
-        for one in types.iter() {
-            match handler(one) {
-                Ok(Absorption::Done) => left = left.without(one),
-                Ok(Absorption::NotNow) => {}
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            }
+        if left_out("barrier: generation stored after acting") {
+            slot.generation.store(seen, Ordering::Release);
         }
+        let acquire = order("barrier: absorb acquires", Ordering::Acquire);
+        let types = BarrierTypes::from_bits(slot.mask.swap(0, acquire));
+        let (left, result) = act_on(types, handler);
         if !left.is_empty() {
             slot.mask.fetch_or(left.bits(), Ordering::Relaxed);
-            proc.pending().send(address.generation, Interrupts::BARRIER);
+            proc.pending().raise(Interrupts::BARRIER);
             return result;
         }
-        slot.generation.store(seen, Ordering::Release);
+        if left_out("barrier: generation read before acting") {
+            seen = self.barrier.generation.load(Ordering::Acquire);
+        }
+        slot.generation.store(seen, order("barrier: absorb releases", Ordering::Release));
         self.wake_barrier_waiters();
         Ok(())
     }
@@ -300,6 +304,22 @@ impl ProcArray {
         let (number, proc) = self.iter().find(|(_, proc)| !proc.barrier.has_reached(generation))?;
         Some(Laggard { number, pid: proc.pid() })
     }
+}
+
+/// Acts on each of `types`; returns those that are left, and the error that ended it.
+fn act_on<E>(
+    types: BarrierTypes,
+    mut handler: impl FnMut(BarrierTypes) -> Result<Absorption, E>,
+) -> (BarrierTypes, Result<(), E>) {
+    let mut left = types;
+    for one in types.iter() {
+        match handler(one) {
+            Ok(Absorption::Done) => left = left.without(one),
+            Ok(Absorption::NotNow) => {}
+            Err(error) => return (left, Err(error)),
+        }
+    }
+    (left, Ok(()))
 }
 
 /// A wait for a barrier, as a part of a wait loop:

@@ -7,7 +7,7 @@
 //! ([`Me::take`](crate::process::Me::take)), so that what comes during the action is kept, and a failing
 //! action doesn't swallow the others.
 //!
-//! Holding is per bit: while a [`HoldGuard`](crate::process::HoldGuard) lives, `pending` doesn't show its
+//! Holding is per bit: while a [`HoldGuard`](crate::inbox::HoldGuard) lives, `pending` doesn't show its
 //! bits; the end of the last hold sets the own latch if one of them has come.
 //!
 //! Follows PostgreSQL 18 src/backend/storage/ipc/procsignal.c and the proposal "Interrupts vs signals" of its
@@ -15,7 +15,7 @@
 
 use crate::{
     bit_set::bit_set,
-    sync::{AtomicU64, Ordering},
+    sync::{AtomicU64, Ordering, left_out, order},
 };
 
 bit_set! {
@@ -65,19 +65,34 @@ impl PendingWord<'_> {
         generation_of(self.0.load(Ordering::Acquire))
     }
 
-    /// Begins the next generation without any bit, and returns it.
-    pub(crate) fn advance(&self) -> u32 {
-        let next = |word| Some(u64::from(generation_of(word).wrapping_add(1)) << 32);
+    /// Begins the next generation, without any bit.
+    pub(crate) fn advance(&self) -> Advanced {
+        let next = |word| {
+            let kept = if left_out("pending: a new generation has no bits") { bits_of(word) } else { 0 };
+            Some(u64::from(generation_of(word).wrapping_add(1)) << 32 | u64::from(kept))
+        };
+        // Acquire: pairs with the Release in `send`, for the bits that are left. Release: see `generation`.
         let old = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
-        generation_of(old.expect("the closure always gives a value")).wrapping_add(1)
+        let old = old.expect("the closure always gives a value");
+        Advanced { generation: generation_of(old).wrapping_add(1), left: Interrupts::from_bits(bits_of(old)) }
     }
 
     /// ORs `bits` in if `generation` is still that of the slot.
     pub(crate) fn send(&self, generation: u32, bits: Interrupts) -> bool {
-        let with_bits = |word| (generation_of(word) == generation).then_some(word | u64::from(bits.bits()));
+        let with_bits = |word| {
+            let meant = generation_of(word) == generation || left_out("pending: send heeds the generation");
+            meant.then_some(word | u64::from(bits.bits()))
+        };
         // Release: pairs with the Acquire of the owner's `take`; what the sender did before is seen by who
         // acts on it.
-        self.0.fetch_update(Ordering::Release, Ordering::Relaxed, with_bits).is_ok()
+        let release = order("pending: send releases", Ordering::Release);
+        self.0.fetch_update(release, Ordering::Relaxed, with_bits).is_ok()
+    }
+
+    /// ORs `bits` in. For the owner: nobody else changes its generation.
+    pub(crate) fn raise(&self, bits: Interrupts) {
+        // Relaxed: who acts on it is who raises it.
+        self.0.fetch_or(u64::from(bits.bits()), Ordering::Relaxed);
     }
 
     /// All bits that are set.
@@ -93,9 +108,18 @@ impl PendingWord<'_> {
             return Interrupts::NONE;
         }
         // Acquire: pairs with the Release in `send`.
-        let old = self.0.fetch_and(!u64::from(bits.bits()), Ordering::Acquire);
+        let acquire = order("pending: take acquires", Ordering::Acquire);
+        let old = self.0.fetch_and(!u64::from(bits.bits()), acquire);
         Interrupts::from_bits(bits_of(old)) & bits
     }
+}
+
+/// What comes and what was, when a generation ends.
+pub(crate) struct Advanced {
+    /// The new generation.
+    pub(crate) generation: u32,
+    /// The bits of the old one that nobody had taken.
+    pub(crate) left: Interrupts,
 }
 
 fn generation_of(word: u64) -> u32 {

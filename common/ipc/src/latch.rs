@@ -126,9 +126,9 @@ impl Latch {
         }
     }
 
-    /// Gives it back. The caller must be the owner.
+    /// Gives it back. The caller must be the owner, and not be asleep: panics otherwise.
     pub fn disown(&self) {
-        self.assert_owner();
+        assert!(self.is_own(), "cannot disown a latch owned by another process");
         self.owner_pid.store(0, Ordering::Relaxed);
     }
 
@@ -177,9 +177,10 @@ impl Latch {
         self.owner()
     }
 
-    /// Clears the latch; look for work after it. The caller must be the owner, and not be asleep.
+    /// Clears the latch; look for work after it. The caller must be the owner, and not be asleep: panics
+    /// otherwise.
     pub fn reset(&self) {
-        self.assert_owner();
+        assert!(self.is_own(), "cannot reset a latch owned by another process");
         debug_assert_eq!(self.maybe_sleeping.load(Ordering::Relaxed), 0, "reset inside a wait");
         self.is_set.store(0, Ordering::Relaxed);
         fence("latch: reset before work");
@@ -213,7 +214,7 @@ impl Latch {
     /// Sleeps in the model until it is set.
     #[cfg(loom)]
     pub fn wait(&self) {
-        self.assert_owner();
+        assert!(self.is_own(), "cannot wait on a latch owned by another process");
         self.around_sleep(|may_sleep| self.wakeup.sleep(may_sleep));
     }
 
@@ -224,10 +225,9 @@ impl Latch {
         !self.is_set()
     }
 
-    /// Panics unless this process owns it.
-    pub(crate) fn assert_owner(&self) {
-        let owner = self.owner_pid.load(Ordering::Relaxed);
-        assert_eq!(owner, current_pid().0, "cannot wait on or reset a latch owned by another process");
+    /// Whether this process owns it.
+    pub(crate) fn is_own(&self) -> bool {
+        self.owner_pid.load(Ordering::Relaxed) == current_pid().0
     }
 }
 

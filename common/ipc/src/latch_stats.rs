@@ -93,7 +93,7 @@ pub(crate) fn adopt(stats: &'static LatchStats) {
     OWN.set(stats);
 }
 
-/// In a fresh child: what it inherited is its parent's.
+/// In a fresh child, as what it inherited is its parent's, and when a process leaves its slot.
 pub(crate) fn forget() {
     OWN.set(&NOWHERE);
 }

@@ -73,6 +73,7 @@ pub mod backend;
 #[allow(unsafe_code, reason = "what shared_struct! expands to; other crates need no such permission")]
 pub mod barrier;
 mod bit_set;
+pub mod inbox;
 pub mod interrupt;
 #[cfg(not(loom))]
 #[expect(unsafe_code, reason = "what shared_struct! expands to; other crates need no such permission")]

@@ -10,6 +10,7 @@ use loom::sync::{Condvar, Mutex};
 use sys::process::Pid;
 
 use crate::{
+    barrier::{BarrierGeneration, BarrierWait},
     latch::Latch,
     proc::{ProcAddress, ProcArray, ProcNumber},
 };
@@ -35,6 +36,29 @@ pub fn become_process(pid: i32) {
 /// The process that this thread is.
 pub(crate) fn current_pid() -> Pid {
     Pid(PID.with(Cell::get))
+}
+
+/// Whether the mutant of that name is at work, for steps that belong to the model: what users of the crate do.
+pub fn left_out(name: &'static str) -> bool {
+    crate::sync::left_out(name)
+}
+
+/// The postmaster's latch.
+pub fn postmaster_latch(procs: &ProcArray) -> &Latch {
+    &procs.postmaster.latch
+}
+
+/// A wait of the process in that slot, or of the postmaster.
+pub fn barrier_wait(
+    procs: &'static ProcArray,
+    waiter: Option<ProcNumber>,
+    generation: BarrierGeneration,
+) -> BarrierWait {
+    let awaited = match waiter {
+        Some(number) => procs.slot(number).barrier.awaited(),
+        None => &procs.barrier.postmaster_awaits,
+    };
+    BarrierWait::new(procs, awaited, generation)
 }
 
 /// How the owner of a latch is woken: by a flag of its own, as a signal reaches a process and not a latch.
@@ -93,7 +117,7 @@ impl Me {
         become_process(number.0 as i32 + 1);
         let proc = procs.slot(number);
         proc.latch().own().unwrap();
-        Me { procs, address: ProcAddress { number, generation: proc.pending().advance() } }
+        Me { procs, address: ProcAddress { number, generation: proc.pending().advance().generation } }
     }
 
     /// Its address.

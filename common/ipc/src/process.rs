@@ -1,13 +1,15 @@
 //! This process: the handle through which it waits, is interrupted and is seen.
 //!
-//! [`Postmaster`] is the parent's, made once the shared memory is laid out. [`Me`] is a child's, made first
-//! thing after the fork by [`Me::attach`] in the slot that the postmaster chose. Both read their signals
-//! inside the wait (all are blocked), where `Me` turns them into its pending interrupt bits by its
+//! [`Postmaster`] is the parent's, made once the shared memory is laid out. [`Me`] is a child's, made after the
+//! fork in the slot that the postmaster chose; before that it is a [`Newborn`]. They read their signals inside
+//! the wait (all are blocked), where a child turns them into its pending interrupt bits by its
 //! [`SignalTable`], and `Postmaster` keeps them until [`Postmaster::take_signals`]. SIGQUIT ends a child
 //! wherever it is, with status 2.
 //!
-//! A child's life: attach; the wait loop of the crate's header; [`Me::detach`]; exit. A child that ends
-//! without detaching has crashed as far as the postmaster is concerned.
+//! A child's life: [`Newborn::enter`], first thing after the fork; [`Newborn::attach`] (both in one:
+//! [`Me::attach`]); the wait loop of the crate's header; [`Me::detach`]; exit. Before it attaches and after it
+//! has detached it can wait, on a latch and with interrupts of its own (inbox.rs), but nobody reaches it except
+//! by signals. A child that ends without detaching has crashed as far as the postmaster is concerned.
 //!
 //! Process-private state is leaked on purpose: it lasts as long as the process, and makes the handles `Copy`.
 //! They can't leave their thread.
@@ -30,6 +32,7 @@ use sys::{
 
 use crate::{
     barrier::{Absorption, BarrierGeneration, BarrierTypes, BarrierWait, Laggard},
+    inbox::{HoldGuard, Inbox},
     interrupt::Interrupts,
     latch::Latch,
     latch_stats,
@@ -38,7 +41,7 @@ use crate::{
     proc::{BackendType, Proc, ProcAddress, ProcArray, ProcNumber, SlotState},
     wait_event::WaitEvent,
     wait_event_set::{Events, Occurred, OnPostmasterDeath, SocketEvents, WaitEventSet},
-    waiter::{SignalSource, Sink, Waiter},
+    waiter::{SignalSource, Waiter, Who},
 };
 
 /// What a child makes of its signals.
@@ -111,13 +114,14 @@ impl Postmaster {
         procs.postmaster.latch.own().map_err(io::Error::other)?;
         procs.postmaster.latch.set();
         let waiter = Box::leak(Box::new(Waiter {
-            latch: &procs.postmaster.latch,
-            // The postmaster has no slot to be seen in.
-            wait_event: Box::leak(Box::new(AtomicU32::new(0))),
+            who: Who::Postmaster {
+                latch: &procs.postmaster.latch,
+                wait_event: AtomicU32::new(0),
+                kept: Cell::new(SignalSet::EMPTY),
+            },
             postmaster_death: None,
             backend: procs.backend(),
             signals: RefCell::new(Some(signals)),
-            sink: Sink::Kept(Cell::new(SignalSet::EMPTY)),
         }));
         Ok(Postmaster { waiter, procs })
     }
@@ -129,14 +133,14 @@ impl Postmaster {
 
     /// The postmaster's latch; children set it with [`Me::pm_signal`].
     pub fn latch(&self) -> &'static Latch {
-        self.waiter.latch
+        self.waiter.latch()
     }
 
     /// The signals that came since the last call; each is reported once. Never SIGURG.
     pub fn take_signals(&self) -> SignalSet {
-        match &self.waiter.sink {
-            Sink::Kept(kept) => kept.take(),
-            Sink::Pending(..) => unreachable!("the postmaster keeps its signals"),
+        match &self.waiter.who {
+            Who::Postmaster { kept, .. } => kept.take(),
+            Who::Child(..) => unreachable!("the postmaster is no child"),
         }
     }
 
@@ -168,46 +172,25 @@ impl Postmaster {
     }
 }
 
-/// A child's handle; cheap to copy, valid from attach to detach.
-#[derive(Clone, Copy)]
-pub struct Me {
+/// A child that has no slot yet.
+#[derive(Debug)]
+pub struct Newborn {
     state: &'static State,
 }
 
-struct State {
-    waiter: &'static Waiter,
-    procs: &'static ProcArray,
-    proc: &'static Proc,
-    address: ProcAddress,
-    /// The bits that are held by at least one guard.
-    held: Cell<u32>,
-    /// How many guards hold each bit.
-    holds: [Cell<u16>; 32],
-    /// The latch and the postmaster's death, for [`wait_latch`].
-    latch_set: RefCell<(WaitEventSet, Vec<Occurred>)>,
-}
-
-impl std::fmt::Debug for Me {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Me({:?})", self.state.address)
-    }
-}
-
-impl Me {
-    /// Makes this fresh child the process of slot `number`, which the postmaster has assigned.
+impl Newborn {
+    /// Makes a process of its own of this fresh child of the postmaster of `procs`.
     ///
-    /// Closes the write end of the death pipe first of all, leads a session of its own, takes charge of
-    /// its signals, installs SIGQUIT's handler, takes slot and latch; the latch is set, so that the first look comes
-    /// before the first wait. Fails when the postmaster is gone already, when the latch has an owner, or for
-    /// lack of descriptors. The postmaster's own descriptors (listeners, wait event set, pidfds,
-    /// [`Postmaster::close_in_child`]) are the caller's to close.
-    pub fn attach(
+    /// Closes the write end of the death pipe first of all, leads a session of its own, takes charge of its
+    /// signals, installs SIGQUIT's handler, and has a latch, which is set, so that the first look comes before
+    /// the first wait. Fails when the postmaster is gone already, or for lack of descriptors. The
+    /// postmaster's own descriptors (listeners, wait event set, pidfds, [`Postmaster::close_in_child`]) are
+    /// the caller's to close.
+    pub fn enter(
         procs: &'static ProcArray,
-        number: ProcNumber,
-        backend_type: BackendType,
         death: &'static PostmasterDeath,
         table: &SignalTable,
-    ) -> io::Result<Me> {
+    ) -> io::Result<Newborn> {
         death.enter_child(table.on_postmaster_death)?;
         // After asking for the signal: a death before it would not be told.
         if !death.is_alive() {
@@ -217,60 +200,118 @@ impl Me {
         let signals = SignalSource::new(procs.backend(), table.signals())?;
         signal::install_quit_handler()?;
         process::setsid();
-        let proc = procs.slot(number);
-        assert_eq!(proc.state(), SlotState::Assigned, "the postmaster assigns a slot before it forks");
-        proc.latch.own().map_err(io::Error::other)?;
-        proc.set_state(SlotState::Active);
-        proc.set_backend_type(backend_type);
-        proc.set_identity(Some(process::current_pid()), clock::unix_micros());
-        let generation = proc.pending().advance();
-        latch_stats::adopt(&proc.stats);
-        procs.catch_up_with_barriers(ProcAddress { number, generation });
-        // Sets of the time before found no owner to wake.
-        proc.latch.set();
+        let inbox = Inbox::new();
+        inbox.latch().set();
         let waiter: &'static Waiter = Box::leak(Box::new(Waiter {
-            latch: &proc.latch,
-            wait_event: &proc.wait_event,
+            who: Who::Child(inbox, *table),
             postmaster_death: Some(death),
             backend: procs.backend(),
             signals: RefCell::new(Some(signals)),
-            sink: Sink::Pending(proc, *table),
         }));
         let mut latch_set = WaitEventSet::of_waiter(Some(waiter), 2)?;
         latch_set.add_latch()?;
         latch_set.add_postmaster_death(OnPostmasterDeath::Exit)?;
-        let state = State {
-            waiter,
-            procs,
-            proc,
-            address: ProcAddress { number, generation },
-            held: Cell::new(0),
-            holds: [const { Cell::new(0) }; 32],
-            latch_set: RefCell::new((latch_set, Vec::with_capacity(1))),
-        };
-        Ok(Me { state: Box::leak(Box::new(state)) })
+        let latch_set = RefCell::new((latch_set, Vec::with_capacity(1)));
+        Ok(Newborn { state: Box::leak(Box::new(State { waiter, procs, inbox, latch_set })) })
     }
 
-    /// Leaves the slot at a clean exit; the process must end right after. From now on no interrupt reaches
-    /// it.
+    /// The latch: set by this process's signals alone.
+    pub fn latch(&self) -> &'static Latch {
+        self.state.inbox.latch()
+    }
+
+    /// The interrupts that signals have raised.
+    pub fn pending(&self) -> Interrupts {
+        self.state.inbox.pending()
+    }
+
+    /// Clears those of `interrupts` that are pending, and returns them.
+    pub fn take(&self, interrupts: Interrupts) -> Interrupts {
+        self.state.inbox.take(interrupts)
+    }
+
+    /// As [`wait_latch`].
+    pub fn wait_latch(&self, timeout: Option<Duration>, event: WaitEvent) -> io::Result<bool> {
+        self.state.wait_latch(timeout, event)
+    }
+
+    /// Makes this the process of slot `number`, which the postmaster has assigned: takes slot and latch, and
+    /// sets the latch. What is pending stays so. Fails with an [`AttachError`](crate::inbox::AttachError)
+    /// inside when the slot is not assigned or the latch has an owner.
+    pub fn attach(self, number: ProcNumber, backend_type: BackendType) -> io::Result<Me> {
+        let State { procs, inbox, .. } = *self.state;
+        let address =
+            inbox.attach(procs, number, backend_type, clock::unix_micros()).map_err(io::Error::other)?;
+        Ok(Me { state: self.state, address })
+    }
+
+    pub(crate) fn waiter(&self) -> &'static Waiter {
+        self.state.waiter
+    }
+}
+
+/// A child's handle, cheap to copy.
+#[derive(Clone, Copy)]
+pub struct Me {
+    state: &'static State,
+    address: ProcAddress,
+}
+
+/// What a child has from its birth.
+struct State {
+    waiter: &'static Waiter,
+    procs: &'static ProcArray,
+    inbox: &'static Inbox,
+    /// The latch and the postmaster's death, for [`wait_latch`].
+    latch_set: RefCell<(WaitEventSet, Vec<Occurred>)>,
+}
+
+impl State {
+    fn wait_latch(&self, timeout: Option<Duration>, event: WaitEvent) -> io::Result<bool> {
+        let (set, occurred) = &mut *self.latch_set.borrow_mut();
+        set.wait(timeout, event, occurred)?;
+        Ok(!occurred.is_empty())
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.inbox.fmt(f)
+    }
+}
+
+impl std::fmt::Debug for Me {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Me({:?})", self.address)
+    }
+}
+
+impl Me {
+    /// [`Newborn::enter`] and [`Newborn::attach`].
+    pub fn attach(
+        procs: &'static ProcArray,
+        number: ProcNumber,
+        backend_type: BackendType,
+        death: &'static PostmasterDeath,
+        table: &SignalTable,
+    ) -> io::Result<Me> {
+        Newborn::enter(procs, death, table)?.attach(number, backend_type)
+    }
+
+    /// Leaves the slot at a clean exit; the process must end soon after. From now on no interrupt reaches it;
+    /// those that did, and its signals, are still pending. Does nothing the second time.
     pub fn detach(self) {
-        let proc = self.state.proc;
-        self.state.procs.leave_barriers(self.number());
-        proc.pending().advance();
-        proc.wait_event.store(0, Ordering::Relaxed);
-        proc.set_identity(None, 0);
-        proc.latch.disown();
-        proc.set_state(SlotState::Assigned);
+        self.state.inbox.detach();
     }
 
     /// The slot's number.
     pub fn number(self) -> ProcNumber {
-        self.state.address.number
+        self.address.number
     }
 
     /// This process's address, for others to send interrupts to.
     pub fn address(self) -> ProcAddress {
-        self.state.address
+        self.address
     }
 
     /// All slots.
@@ -278,50 +319,44 @@ impl Me {
         self.state.procs
     }
 
-    /// The own slot.
+    /// The own slot; after [`Me::detach`] perhaps somebody else's.
     pub fn proc(self) -> &'static Proc {
-        self.state.proc
+        self.state.procs.slot(self.address.number)
     }
 
-    /// The own latch.
+    /// The own latch: that of the slot; after [`Me::detach`] one that others can't set.
     pub fn latch(self) -> &'static Latch {
-        &self.state.proc.latch
+        self.state.inbox.latch()
     }
 
     /// Turns a client backend into a walsender: its connection has asked for replication. The postmaster is woken to see it.
     pub fn become_walsender(self) {
-        self.state.proc.set_backend_type(BackendType::WalSender);
-        self.state.proc.set_state(SlotState::WalSender);
+        self.proc().set_backend_type(BackendType::WalSender);
+        self.proc().set_state(SlotState::WalSender);
         // No message, but a look: a smart shutdown may have waited for this one as its last client.
         self.pm_signal(PmSignal::NONE);
     }
 
     /// The interrupts that have come and are not held: CHECK_FOR_INTERRUPTS, one load.
     pub fn pending(self) -> Interrupts {
-        self.state.proc.pending().bits().without(Interrupts::from_bits(self.state.held.get()))
+        self.state.inbox.pending()
     }
 
     /// Clears those of `interrupts` that are pending and not held, and returns them. To be called just before
     /// acting on them, one by one where acting may fail.
     pub fn take(self, interrupts: Interrupts) -> Interrupts {
-        self.state.proc.pending().take(interrupts.without(Interrupts::from_bits(self.state.held.get())))
+        self.state.inbox.take(interrupts)
     }
 
     /// Raises interrupts of this process itself, and sets its latch.
     pub fn raise(self, interrupts: Interrupts) {
-        self.state.procs.send_interrupt(self.state.address, interrupts);
+        self.state.inbox.raise(interrupts);
     }
 
     /// Hides `interrupts` from [`Me::pending`] and [`Me::take`] until the guard is dropped. Guards may
     /// overlap.
     pub fn hold(self, interrupts: Interrupts) -> HoldGuard {
-        for (bit, count) in self.state.holds.iter().enumerate() {
-            if interrupts.bits() >> bit & 1 == 1 {
-                count.set(count.get() + 1);
-            }
-        }
-        self.state.held.set(self.state.held.get() | interrupts.bits());
-        HoldGuard { me: self, interrupts }
+        self.state.inbox.hold(interrupts)
     }
 
     /// Emits barriers to all attached processes, this one too; see [`crate::barrier`].
@@ -339,16 +374,13 @@ impl Me {
         self,
         handler: impl FnMut(BarrierTypes) -> Result<Absorption, E>,
     ) -> Result<(), E> {
-        if self.take(Interrupts::BARRIER).is_empty() {
-            return Ok(());
-        }
-        self.state.procs.absorb_barriers(self.state.address, handler)
+        self.state.inbox.absorb_barriers(handler)
     }
 
     /// Begins to wait until all processes have absorbed what was emitted up to `generation`: the own latch is
     /// set when the last one has. For who waits for sockets too; see [`BarrierWait`].
     pub fn barrier_wait(self, generation: BarrierGeneration) -> BarrierWait {
-        BarrierWait::new(self.state.procs, self.state.proc.barrier.awaited(), generation)
+        BarrierWait::new(self.state.procs, self.proc().barrier.awaited(), generation)
     }
 
     /// Waits until all processes, this one too, have absorbed what was emitted up to `generation`.
@@ -396,40 +428,13 @@ impl Me {
     /// Publishes what this process is busy waiting for outside of a wait event set (a sync, a lock) until the
     /// guard is dropped. Not to be nested.
     pub fn publish_wait(self, event: WaitEvent) -> PublishedWait {
-        self.state.proc.wait_event.store(event.code(), Ordering::Relaxed);
-        PublishedWait { word: &self.state.proc.wait_event }
+        let word = self.state.inbox.wait_event();
+        word.store(event.code(), Ordering::Relaxed);
+        PublishedWait { word }
     }
 
     pub(crate) fn waiter(self) -> &'static Waiter {
         self.state.waiter
-    }
-}
-
-/// Hides interrupts while it lives; see [`Me::hold`].
-#[derive(Debug)]
-#[must_use = "the interrupts are held as long as the guard lives"]
-pub struct HoldGuard {
-    me: Me,
-    interrupts: Interrupts,
-}
-
-impl Drop for HoldGuard {
-    fn drop(&mut self) {
-        let state = self.me.state;
-        let mut freed = Interrupts::NONE;
-        for (bit, count) in state.holds.iter().enumerate() {
-            if self.interrupts.bits() >> bit & 1 == 1 {
-                count.set(count.get() - 1);
-                if count.get() == 0 {
-                    freed |= Interrupts::from_bits(1 << bit);
-                }
-            }
-        }
-        state.held.set(state.held.get() & !freed.bits());
-        // Its latch may have been reset while it was hidden: the next wait must not sleep over it.
-        if state.proc.pending().bits().intersects(freed) {
-            state.proc.latch.set();
-        }
     }
 }
 
@@ -448,9 +453,7 @@ impl Drop for PublishedWait {
 /// Sleeps until the own latch is set (true) or `timeout` is over (false); for ever without one. The process
 /// exits with status 1 when the postmaster is gone. Doesn't reset the latch.
 pub fn wait_latch(me: &Me, timeout: Option<Duration>, event: WaitEvent) -> io::Result<bool> {
-    let (set, occurred) = &mut *me.state.latch_set.borrow_mut();
-    set.wait(timeout, event, occurred)?;
-    Ok(!occurred.is_empty())
+    me.state.wait_latch(timeout, event)
 }
 
 /// As [`wait_latch`], and for `events` of one socket; returns what happened (nothing: the time is over).

@@ -49,7 +49,7 @@ use crate::{
     bit_set::bit_set,
     latch::Latch,
     latch_stats,
-    process::{Me, Postmaster},
+    process::{Me, Newborn, Postmaster},
     wait_event::WaitEvent,
     waiter::Waiter,
 };
@@ -142,7 +142,8 @@ pub struct WaitEventSet {
     kernel: Box<dyn KernelSet>,
     places: Vec<Place>,
     capacity: usize,
-    latch_position: Option<Position>,
+    /// Where the latch is, and which one it was when the kernel was last told.
+    latch: Option<(Position, &'static Latch)>,
     ready: Vec<Ready>,
 }
 
@@ -205,6 +206,11 @@ impl WaitEventSet {
         WaitEventSet::of_waiter(Some(me.waiter()), capacity)
     }
 
+    /// An empty set of a child that has no slot yet; it goes on working when the child attaches.
+    pub fn for_newborn(newborn: &Newborn, capacity: usize) -> io::Result<WaitEventSet> {
+        WaitEventSet::of_waiter(Some(newborn.waiter()), capacity)
+    }
+
     /// An empty set of the postmaster.
     pub fn for_postmaster(postmaster: &Postmaster, capacity: usize) -> io::Result<WaitEventSet> {
         WaitEventSet::of_waiter(Some(postmaster.waiter()), capacity)
@@ -227,17 +233,19 @@ impl WaitEventSet {
             kernel.add(waiter.signal_fd(), SocketEvents::READABLE, Token::Signals)?;
         }
         let places = Vec::with_capacity(capacity);
-        Ok(WaitEventSet { waiter, kernel, places, capacity, latch_position: None, ready: Vec::new() })
+        Ok(WaitEventSet { waiter, kernel, places, capacity, latch: None, ready: Vec::new() })
     }
 
-    /// Adds the process's latch. Panics when it is in the set already or the process has none.
+    /// Adds the process's latch: whichever it is at the time of each wait, as a child's changes when it
+    /// attaches and detaches. Panics when it is in the set already or the process has none.
     pub fn add_latch(&mut self) -> io::Result<Position> {
         let waiter = self.waiter.expect("a latch needs a process");
-        waiter.latch.assert_owner();
-        assert!(self.latch_position.is_none(), "cannot wait on more than one latch");
-        self.kernel.add_latch(waiter.latch)?;
+        let latch = waiter.latch();
+        assert!(latch.is_own(), "cannot wait on a latch owned by another process");
+        assert!(self.latch.is_none(), "cannot wait on more than one latch");
+        self.kernel.add_latch(latch)?;
         let position = self.place(Kind::Latch);
-        self.latch_position = Some(position);
+        self.latch = Some((position, latch));
         Ok(position)
     }
 
@@ -285,8 +293,9 @@ impl WaitEventSet {
     pub fn remove(&mut self, position: Position) -> io::Result<()> {
         match *self.event_mut(position) {
             Kind::Latch => {
-                self.kernel.remove_latch(self.waiter.expect("it has the latch").latch)?;
-                self.latch_position = None;
+                let (_, latch) = self.latch.expect("it was added");
+                self.kernel.remove_latch(latch)?;
+                self.latch = None;
             }
             Kind::Socket(_, SocketEvents::NONE) => {}
             Kind::Socket(fd, _) | Kind::ChildExit(fd) => self.kernel.remove(fd)?,
@@ -310,11 +319,11 @@ impl WaitEventSet {
     ) -> io::Result<()> {
         occurred.clear();
         if let Some(waiter) = self.waiter {
-            waiter.wait_event.store(event.code(), Ordering::Relaxed);
+            waiter.wait_event().store(event.code(), Ordering::Relaxed);
         }
         let result = self.wait_until_something(timeout, occurred);
         if let Some(waiter) = self.waiter {
-            waiter.wait_event.store(0, Ordering::Relaxed);
+            waiter.wait_event().store(0, Ordering::Relaxed);
         }
         result
     }
@@ -367,8 +376,8 @@ impl WaitEventSet {
             }
         }
         // Also after another event ended the wait, and after a signal that was just read.
-        if let Some(position) = self.latch_position
-            && self.latch().is_some_and(Latch::is_set)
+        if let Some((position, latch)) = self.latch
+            && latch.is_set()
         {
             occurred.push(Occurred { position, events: Events::LATCH_SET });
         }
@@ -386,7 +395,7 @@ impl WaitEventSet {
         timeout: Option<Duration>,
     ) -> io::Result<(Option<MonoTime>, bool)> {
         let stats = latch_stats::own();
-        let latch = self.latch();
+        let latch = self.follow_latch()?;
         let mut slept = false;
         self.ready.clear();
         let mut sleep = |may_sleep| {
@@ -449,8 +458,18 @@ impl WaitEventSet {
         }
     }
 
-    fn latch(&self) -> Option<&'static Latch> {
-        self.latch_position.and(self.waiter).map(|waiter| waiter.latch)
+    /// The latch of this wait, if one is in the set. Tells the kernel when it is no longer the same.
+    fn follow_latch(&mut self) -> io::Result<Option<&'static Latch>> {
+        let (Some((position, old)), Some(waiter)) = (self.latch, self.waiter) else {
+            return Ok(None);
+        };
+        let latch = waiter.latch();
+        if !std::ptr::eq(old, latch) {
+            self.kernel.remove_latch(old)?;
+            self.kernel.add_latch(latch)?;
+            self.latch = Some((position, latch));
+        }
+        Ok(Some(latch))
     }
 
     /// Puts an event into a free place.

@@ -14,8 +14,8 @@ use std::{
 use sys::signal::{Signal, SignalFd, SignalSet, self_pipe::SelfPipe};
 
 use crate::{
-    backend::Backend, interrupt::Interrupts, latch::Latch, latch_stats, postmaster_death::PostmasterDeath,
-    proc::Proc, process::SignalTable,
+    backend::Backend, inbox::Inbox, interrupt::Interrupts, latch::Latch, latch_stats,
+    postmaster_death::PostmasterDeath, process::SignalTable,
 };
 
 /// Where the signals of a process come from.
@@ -50,26 +50,40 @@ impl SignalSource {
     }
 }
 
-/// Where the signals that a wait reads go.
-pub(crate) enum Sink {
-    /// Into the pending word of the slot.
-    Pending(&'static Proc, SignalTable),
-    /// Kept until asked for.
-    Kept(Cell<SignalSet>),
+/// Who waits: whose latch, and where the signals go that its waits read.
+pub(crate) enum Who {
+    /// A child: into its pending word.
+    Child(&'static Inbox, SignalTable),
+    /// The postmaster: kept until asked for. It has no slot to be seen in.
+    Postmaster { latch: &'static Latch, wait_event: AtomicU32, kept: Cell<SignalSet> },
 }
 
 /// A process that waits.
 pub(crate) struct Waiter {
-    pub(crate) latch: &'static Latch,
-    pub(crate) wait_event: &'static AtomicU32,
+    pub(crate) who: Who,
     pub(crate) postmaster_death: Option<&'static PostmasterDeath>,
     pub(crate) backend: Backend,
     /// None in a child that gave up what it inherited.
     pub(crate) signals: RefCell<Option<SignalSource>>,
-    pub(crate) sink: Sink,
 }
 
 impl Waiter {
+    /// The process's latch at this moment: a child's changes when it attaches and detaches.
+    pub(crate) fn latch(&self) -> &'static Latch {
+        match &self.who {
+            Who::Child(inbox, _) => inbox.latch(),
+            Who::Postmaster { latch, .. } => latch,
+        }
+    }
+
+    /// Where to publish what the process waits for.
+    pub(crate) fn wait_event(&self) -> &AtomicU32 {
+        match &self.who {
+            Who::Child(inbox, _) => inbox.wait_event(),
+            Who::Postmaster { wait_event, .. } => wait_event,
+        }
+    }
+
     /// The descriptor that is readable while there is a signal (SIGURG among them) to be read.
     pub(crate) fn signal_fd(&self) -> RawFd {
         self.signals.borrow().as_ref().expect("a process that waits has not given its signals up").raw()
@@ -84,23 +98,24 @@ impl Waiter {
         if signals.contains(Signal::Urg) {
             latch_stats::own().count_wakeup_received();
         }
-        let anything = match &self.sink {
-            Sink::Pending(proc, table) => {
+        match &self.who {
+            Who::Child(inbox, table) => {
                 let bits = table
                     .raises
                     .iter()
                     .filter(|(signal, _)| signals.contains(*signal))
                     .fold(Interrupts::NONE, |bits, (_, raised)| bits | *raised);
-                !bits.is_empty() && proc.pending().send(proc.pending().generation(), bits)
+                if !bits.is_empty() {
+                    inbox.raise(bits);
+                }
             }
-            Sink::Kept(kept) => {
+            Who::Postmaster { latch, kept, .. } => {
                 let new = signals.without(Signal::Urg);
                 kept.set(kept.get().union(new));
-                !new.is_empty()
+                if !new.is_empty() {
+                    latch.set();
+                }
             }
-        };
-        if anything {
-            self.latch.set();
         }
         Ok(())
     }

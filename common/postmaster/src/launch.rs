@@ -17,7 +17,7 @@
 
 use std::io;
 
-use ipc::proc::{ProcNumber, SlotState};
+use ipc::proc::ProcNumber;
 use ipc::process::Me;
 use sys::fork::fork_process;
 use sys::net::{PeerAddr, Stream};
@@ -117,10 +117,8 @@ impl Server<'_> {
             }
         };
         let status = main(me);
-        // A main may have detached itself at its clean end already.
-        if me.proc().state() != SlotState::Assigned {
-            me.detach();
-        }
+        // Does nothing if the main has done so at its clean end already.
+        me.detach();
         status
     }
 

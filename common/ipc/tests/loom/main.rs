@@ -19,7 +19,7 @@
 //!    threads that run at once, two rounds; loops only around a wait.
 //! 4. Declare it by [`models!`] with its mutants, and by what each is found.
 //!
-//! A mutant runs in a process of its own, since a failing model may abort. A name that no code has is found
+//! Each run is a process of its own, since a failing model may abort. A name that no code has is found
 //! too: the model passes with it.
 //!
 //! What the checker can't see: SeqCst accesses are only AcqRel to it (use fences); more than the bounded
@@ -28,6 +28,8 @@
 #![cfg(loom)]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a model is a test")]
 
+mod barrier;
+mod interrupts;
 mod latch;
 mod shm_mq;
 
@@ -36,7 +38,7 @@ use std::process::Command;
 use ipc::model::LEFT_OUT;
 use loom::model::Builder;
 
-/// Names the mutant, in the process that runs it.
+/// Names the mutant to a process that runs a model; empty for the code as it is.
 const MUTANT: &str = "IPC_LOOM_MUTANT";
 
 /// What loom says of threads that wait for each other, or for what nobody will do: a lost wake-up.
@@ -54,13 +56,12 @@ macro_rules! models {
 
                 #[test]
                 fn holds() {
-                    $crate::check($model);
+                    $crate::check(concat!(module_path!(), "::holds"), $model);
                 }
 
                 #[test]
                 fn fails_when_broken() {
-                    let test = concat!(module_path!(), "::holds");
-                    $crate::check_mutants(test, &[$(($mutant, $found)),*]);
+                    $crate::check_mutants(concat!(module_path!(), "::holds"), &[$(($mutant, $found)),*]);
                 }
             }
         )+
@@ -68,28 +69,41 @@ macro_rules! models {
 }
 use models;
 
-/// Runs a model; as a mutant, if this process is to.
-fn check(model: fn()) {
-    if let Ok(mutant) = std::env::var(MUTANT) {
-        LEFT_OUT.set(mutant).unwrap();
+/// Runs a model in a process of its own; this is the process already if it was told so.
+fn check(test: &str, model: fn()) {
+    match std::env::var(MUTANT) {
+        Ok(mutant) => {
+            LEFT_OUT.set(mutant).unwrap();
+            let mut builder = Builder::new();
+            builder.preemption_bound = Some(3);
+            builder.check(model);
+        }
+        Err(_) => {
+            let (holds, said) = run(test, "");
+            assert!(holds, "{said}");
+        }
     }
-    let mut builder = Builder::new();
-    builder.preemption_bound = Some(3);
-    builder.check(model);
 }
 
 /// Runs the test of that path as each mutant, which must fail as said.
 fn check_mutants(test: &str, mutants: &[(&str, &str)]) {
-    let (_crate, test) = test.split_once("::").unwrap();
     for (mutant, found) in mutants {
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", test, "--nocapture"])
-            .env(MUTANT, mutant)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-        assert!(!said.contains("running 0 tests"), "{test} is no test");
-        assert!(!output.status.success(), "{test} passes without {mutant:?}");
+        let (holds, said) = run(test, mutant);
+        assert!(!holds, "{test} passes without {mutant:?}");
         assert!(said.contains(found), "without {mutant:?} {test} fails of something else:\n{said}");
     }
+}
+
+/// Whether the test passes in a process of its own, and what it says.
+fn run(test: &str, mutant: &str) -> (bool, String) {
+    let (_crate, test) = test.split_once("::").unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(MUTANT, mutant)
+        .env("RUST_BACKTRACE", "0")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("running 1 test"), "{test} is no test");
+    (output.status.success(), said.into_owned())
 }
