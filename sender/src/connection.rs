@@ -87,6 +87,7 @@ pub struct Connection {
     socket: BufferedSocket,
     peer: PeerAddr,
     read_deadline: Option<MonoTime>,
+    write_deadline: Option<MonoTime>,
 }
 
 impl Connection {
@@ -96,7 +97,7 @@ impl Connection {
     /// The kernel has no descriptors left.
     pub fn new(me: Me, stream: Stream, peer: PeerAddr) -> io::Result<Connection> {
         let socket = BufferedSocket::new(Some(me), stream, frontend::check_frame)?;
-        Ok(Connection { socket, peer, read_deadline: None })
+        Ok(Connection { socket, peer, read_deadline: None, write_deadline: None })
     }
 
     /// For a process without a slot, which only tells the client why it is not let in.
@@ -105,7 +106,7 @@ impl Connection {
     /// The kernel has no descriptors left.
     pub fn unattached(stream: Stream, peer: PeerAddr) -> io::Result<Connection> {
         let socket = BufferedSocket::new(None, stream, frontend::check_frame)?;
-        Ok(Connection { socket, peer, read_deadline: None })
+        Ok(Connection { socket, peer, read_deadline: None, write_deadline: None })
     }
 
     /// The process that serves the client, if it has a slot.
@@ -132,6 +133,11 @@ impl Connection {
     /// Until when reads wait ([`Received::TimedOut`]); `None` is for ever.
     pub fn set_read_deadline(&mut self, deadline: Option<MonoTime>) {
         self.read_deadline = deadline;
+    }
+
+    /// Until when flushes that can give way wait for the client; `None` is for ever.
+    pub fn set_write_deadline(&mut self, deadline: Option<MonoTime>) {
+        self.write_deadline = deadline;
     }
 
     /// Waits for the next message. Pending interrupts come first, also before a message that is there already.
@@ -241,8 +247,8 @@ impl Connection {
         self.flush_unless(Interrupts::NONE).map(|_| ())
     }
 
-    /// As [`Connection::flush`], but gives way (false) when one of `interrupts` comes while the client takes nothing.
-    /// What is left stays queued and in order.
+    /// As [`Connection::flush`], but gives way (false) when one of `interrupts` comes, or the write deadline, while the
+    /// client takes nothing. What is left stays queued and in order.
     ///
     /// # Errors
     /// As [`Connection::flush`].
@@ -271,7 +277,15 @@ impl Connection {
             if self.flush_if_writable()? {
                 return Ok(true);
             }
-            self.socket.wait(SocketEvents::WRITEABLE, None, WaitEvent::ClientWrite).map_err(wait_failed)?;
+            let deadline = self.write_deadline.filter(|_| !interrupts.is_empty());
+            let timeout = deadline.map(|deadline| deadline.saturating_since(clock::now()));
+            let happened = self
+                .socket
+                .wait(SocketEvents::WRITEABLE, timeout, WaitEvent::ClientWrite)
+                .map_err(wait_failed)?;
+            if happened.is_empty() {
+                return Ok(false);
+            }
         }
     }
 

@@ -17,13 +17,10 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use ipc::proc::ProcNumber;
 use ipc::process::Me;
-use ipc::wait_event::WaitEvent;
-use sys::clock::{self, MonoTime};
 use wal::lsn::Lsn;
 
 use crate::node::Node;
 use crate::ordering;
-use crate::wait::wait_latch;
 
 ipc::shared_struct! {
     /// State of recovery and of the tables.
@@ -119,13 +116,13 @@ pub enum Waited {
 }
 
 /// Waits until the tables hold everything below `lsn`, `stop` says that an interrupt wants attention, or there is no
-/// room for the tables. `stop` is asked again when `deadline` has come.
+/// room for the tables. `sleep` waits for the latch and whatever else may make `stop` say so.
 pub fn wait_applied(
     node: &Node,
     me: &Me,
     lsn: Lsn,
-    deadline: Option<MonoTime>,
     mut stop: impl FnMut() -> bool,
+    sleep: impl Fn(),
 ) -> Waited {
     let control = node.recovery;
     if control.applied() >= lsn {
@@ -146,8 +143,7 @@ pub fn wait_applied(
         if control.no_room.load(Ordering::Acquire) != 0 {
             break Waited::NoRoom;
         }
-        let timeout = deadline.map(|deadline| deadline.saturating_since(clock::now()));
-        wait_latch(me, timeout, WaitEvent::TableApply);
+        sleep();
         me.latch().reset();
     };
     ordering::end_wait(waiting);

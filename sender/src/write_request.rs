@@ -267,6 +267,9 @@ impl Control for WriteControl {
         if asked.contains(Interrupts::TERMINATE) {
             return Some(Interruption::Terminate);
         }
+        if asked.contains(Interrupts::CLIENT_CONNECTION_LOST) {
+            return Some(Interruption::ClientLost);
+        }
         if self.may_give_way && self.node.recovery.has_waiters() {
             self.gave_way.set(true);
             return Some(Interruption::GiveWay);

@@ -1,7 +1,7 @@
 //! How a long statement is stopped: SQLite asks [`Control::check`] every few hundred of its steps.
 //!
 //! The engine knows no clock, no signal and no shared memory; its caller answers from them. The answer ends the
-//! statement with PostgreSQL's 57014 (or 57P01) and its text.
+//! statement with PostgreSQL's 57014 (57P01, 08006) and its text.
 
 use crate::error::{SqlError, SqlState};
 
@@ -16,6 +16,8 @@ pub enum Interruption {
     WriteStatementTimeout,
     /// The process has to end.
     Terminate,
+    /// The client is gone, and its session ends.
+    ClientLost,
     /// Others wait for the transaction that the statement runs in: its caller commits what came before and executes it
     /// again, so no client ever sees this.
     GiveWay,
@@ -36,6 +38,9 @@ impl Interruption {
             ),
             Interruption::Terminate => {
                 SqlError::new(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+            }
+            Interruption::ClientLost => {
+                SqlError::new(SqlState::CONNECTION_FAILURE, "connection to client lost")
             }
             Interruption::GiveWay => {
                 SqlError::new(SqlState::INTERNAL_ERROR, "statement gave way and was not executed again")

@@ -12,6 +12,8 @@ use bincode::{Decode, Encode};
 pub struct SqlState(pub [u8; 5]);
 
 impl SqlState {
+    /// 08006
+    pub const CONNECTION_FAILURE: SqlState = SqlState(*b"08006");
     /// 0A000
     pub const FEATURE_NOT_SUPPORTED: SqlState = SqlState(*b"0A000");
     /// 22000

@@ -320,6 +320,8 @@ table! {
         unix_socket_directories: String = Kind::Text, text("."), Postmaster;
         /// Sets the maximum number of concurrent connections.
         max_connections: usize = count(1, 10_000), Value::Int(100), Postmaster;
+        /// Sets the time interval between checks for disconnection while running queries.
+        client_connection_check_interval: Option<Duration> = in_unit(Unit::Milliseconds, 0, INT_MAX), Value::Int(0), User;
     }
     AUTHENTICATION {
         /// Sets the maximum allowed time to complete client authentication.
@@ -386,6 +388,10 @@ table! {
     STATEMENT {
         /// Sets the maximum allowed duration of any statement.
         statement_timeout: Option<Duration> = in_unit(Unit::Milliseconds, 0, INT_MAX), Value::Int(0), User;
+        /// Sets the maximum allowed idle time between queries, when in a transaction.
+        idle_in_transaction_session_timeout: Option<Duration> = in_unit(Unit::Milliseconds, 0, INT_MAX), Value::Int(0), User;
+        /// Sets the maximum allowed idle time between queries, when not in a transaction.
+        idle_session_timeout: Option<Duration> = in_unit(Unit::Milliseconds, 0, INT_MAX), Value::Int(0), User;
         /// Sets the maximum time for which one write may hold the process that writes the tables.
         write_statement_timeout: Duration = in_unit(Unit::Milliseconds, 1, INT_MAX), Value::Int(5_000), Sighup;
         /// Sets the message levels that are sent to the client.

@@ -90,6 +90,7 @@ sqlstates! {
     "25006" READ_ONLY_SQL_TRANSACTION "read_only_sql_transaction"
     "25P01" NO_ACTIVE_SQL_TRANSACTION "no_active_sql_transaction"
     "25P02" IN_FAILED_SQL_TRANSACTION "in_failed_sql_transaction"
+    "25P03" IDLE_IN_TRANSACTION_SESSION_TIMEOUT "idle_in_transaction_session_timeout"
     "26000" INVALID_SQL_STATEMENT_NAME "invalid_sql_statement_name"
     "28000" INVALID_AUTHORIZATION_SPECIFICATION "invalid_authorization_specification"
     "28P01" INVALID_PASSWORD "invalid_password"

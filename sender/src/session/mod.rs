@@ -34,7 +34,7 @@ use sys::net::{PeerAddr, Stream};
 use wal::lsn::Lsn;
 use wal::timestamp::Timestamp;
 use wire::backend::{self, TransactionStatus};
-use wire::error::ErrorResponse;
+use wire::error::{ErrorResponse, Severity};
 use wire::frontend::FrontendMessage;
 use wire::startup::{ReplicationMode, StartupMessage};
 
@@ -108,6 +108,9 @@ fn serve(node: &'static Node, me: Me, mut connection: Connection) -> Result<(), 
 /// Tells the client why it is left, if it can still be told, and the log. Always an error: the process' FATAL.
 pub(crate) fn end_with(connection: &mut Connection, report: &ErrorResponse) -> Result<(), ()> {
     fatal(&report.message);
+    if report.severity == Severity::CommError {
+        return Err(());
+    }
     backend::error_response(connection.output(), report);
     // The connection ends anyhow.
     let _ = connection.flush();
@@ -196,7 +199,10 @@ impl Session {
                     self.idle_interrupts()?;
                     continue;
                 }
-                Received::TimedOut => continue,
+                Received::TimedOut => {
+                    self.me.raise(Interrupts::IDLE_TIMEOUT);
+                    continue;
+                }
                 Received::Eof => return Ok(()),
             };
             self.simple_query(&query)?;
@@ -204,12 +210,19 @@ impl Session {
         }
     }
 
-    /// While no statement runs: a cancel comes too late, a terminate ends the session, notifications are told.
+    /// While no statement runs: a cancel comes too late; a terminate, a client that is gone and a time-out end the
+    /// session; notifications are told.
     fn idle_interrupts(&mut self) -> Result<(), ErrorResponse> {
         self.me.take(Interrupts::CONFIG_RELOAD | Interrupts::WALSND_INIT_STOPPING | Interrupts::STOP);
         self.control.finish();
         if self.me.pending().contains(Interrupts::TERMINATE) {
             return Err(terminated());
+        }
+        if self.me.pending().contains(Interrupts::CLIENT_CONNECTION_LOST) {
+            return Err(client_lost());
+        }
+        if self.me.take(Interrupts::IDLE_TIMEOUT).contains(Interrupts::IDLE_TIMEOUT) {
+            return Err(idle_for_too_long(self.block.is_some()));
         }
         self.notifications_came()?;
         self.connection.flush()
@@ -228,7 +241,19 @@ impl Session {
         };
         backend::ready_for_query(self.connection.output(), wire);
         self.status.set_state(shown, now());
-        self.connection.flush()
+        self.connection.flush()?;
+        self.limit_idle_time();
+        Ok(())
+    }
+
+    /// From now on until the next message is there.
+    fn limit_idle_time(&mut self) {
+        let settings = self.settings.borrow();
+        let timeout = match &self.block {
+            None => settings.current().idle_session_timeout,
+            Some(_) => settings.current().idle_in_transaction_session_timeout,
+        };
+        self.connection.set_read_deadline(timeout.map(|timeout| clock::now().saturating_add(timeout)));
     }
 
     fn report_settings(&mut self) {
@@ -280,9 +305,8 @@ pub(crate) fn greet(
     let mut base = (*node.settings()).clone();
     base.in_hot_standby = node.recovery.in_recovery();
     base.session_authorization = startup.user.clone();
-    let mut settings = SessionSettings::new(&base, &startup.settings).map_err(|error| {
-        report_of(&setting_error(&error), None).with_severity(wire::error::Severity::Fatal)
-    })?;
+    let mut settings = SessionSettings::new(&base, &startup.settings)
+        .map_err(|error| report_of(&setting_error(&error), None).with_severity(Severity::Fatal))?;
     if let Some(negotiation) = &startup.negotiate {
         backend::negotiate_protocol_version(connection.output(), negotiation);
     }
@@ -325,6 +349,20 @@ pub(crate) fn terminated() -> ErrorResponse {
         wire::sqlstate::ADMIN_SHUTDOWN,
         "terminating connection due to administrator command",
     )
+}
+
+/// FATAL 08006, for the log alone.
+pub(crate) fn client_lost() -> ErrorResponse {
+    ErrorResponse::comm_error(wire::sqlstate::CONNECTION_FAILURE, "connection to client lost")
+}
+
+/// FATAL 57P05, or 25P03 inside of a block.
+fn idle_for_too_long(in_block: bool) -> ErrorResponse {
+    let (sqlstate, what) = match in_block {
+        false => (wire::sqlstate::IDLE_SESSION_TIMEOUT, "idle-session"),
+        true => (wire::sqlstate::IDLE_IN_TRANSACTION_SESSION_TIMEOUT, "idle-in-transaction"),
+    };
+    ErrorResponse::fatal(sqlstate, format!("terminating connection due to {what} timeout"))
 }
 
 fn now() -> Timestamp {

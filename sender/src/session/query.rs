@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use engine::error::{SqlError, SqlState};
 use engine::rows::{Column, CommandTag, Row, RowSink};
 use engine::sql::{self, Discarded, Isolation, Kind, Statement, TransactionModes};
-use ipc::interrupt::Interrupts;
+use ipc::wait_event::WaitEvent;
 use settings::session::Scope;
 use sys::clock;
 use wal::lsn::Lsn;
@@ -25,6 +25,7 @@ use wire::backend;
 use wire::error::ErrorResponse;
 
 use super::block::{self, Block};
+use super::control::OF_STATEMENT;
 use super::{Session, now, setting_error};
 use crate::backend_status::{QUERY_BYTES, cut};
 use crate::connection::Connection;
@@ -55,7 +56,6 @@ impl Session {
     /// Executes a query and queues its answers (not ReadyForQuery). An error ends the session.
     pub(super) fn simple_query(&mut self, query: &str) -> Result<(), ErrorResponse> {
         self.status.set_query(query, now());
-        self.control.start(self.settings.borrow().current().statement_timeout);
         let result = self.execute_query(query);
         self.control.finish();
         if self.block.is_none() {
@@ -70,6 +70,9 @@ impl Session {
             Err((Failure::Error(error), position)) => {
                 if error.sqlstate == SqlState::ADMIN_SHUTDOWN {
                     return Err(super::terminated());
+                }
+                if error.sqlstate == SqlState::CONNECTION_FAILURE {
+                    return Err(super::client_lost());
                 }
                 if let Some(block) = &mut self.block {
                     block.failed = true;
@@ -142,6 +145,7 @@ impl Session {
 
     /// A statement inside a block, or one that writes nothing.
     fn execute_one(&mut self, statement: &Statement<'_>) -> Result<(), Failure> {
+        self.start_statement()?;
         if let Some(block) = &self.block
             && block.failed
             && !matches!(statement.kind, Kind::Commit { .. } | Kind::Rollback { .. } | Kind::RollbackTo(_))
@@ -158,6 +162,13 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    /// Each statement of a query has its own time.
+    pub(super) fn start_statement(&mut self) -> Result<(), SqlError> {
+        self.control.start(self.settings.borrow().current(), self.connection.stream())?;
+        self.connection.set_write_deadline(self.control.deadline());
+        Ok(())
     }
 
     fn complete(&mut self, tag: CommandTag) {
@@ -195,9 +206,9 @@ impl Session {
         let acknowledged = Lsn(self.node.recovery.acknowledged.load(Ordering::Acquire));
         let wanted = acknowledged.max(self.last_write);
         let control = &self.control;
-        match wait_applied(self.node, &self.me, wanted, control.deadline(), || {
-            control.interruption().is_some()
-        }) {
+        let stop = || control.interruption().is_some();
+        let sleep = || control.wait(None, WaitEvent::TableApply);
+        match wait_applied(self.node, &self.me, wanted, stop, sleep) {
             Waited::Applied => Ok(()),
             Waited::Interrupted => match self.control.interruption() {
                 Some(interruption) => Err(interruption.error().into()),
@@ -386,7 +397,6 @@ impl Session {
                 return Err(SqlError::new(SqlState::INTERNAL_ERROR, "not a session command"));
             }
         }
-        self.control.start(self.settings.borrow().current().statement_timeout);
         Ok(())
     }
 
@@ -448,7 +458,7 @@ impl RowSink for ClientRows<'_> {
 
     fn row(&mut self, row: &Row) -> Result<(), SqlError> {
         put_row(self.connection.output(), row)?;
-        match self.connection.flush_when_full(Interrupts::QUERY_CANCEL | Interrupts::READ_HOLDS_LOG) {
+        match self.connection.flush_when_full(OF_STATEMENT) {
             // Given way to an interrupt: the next look of SQLite ends the statement with its reason.
             Ok(_) => Ok(()),
             Err(report) => {

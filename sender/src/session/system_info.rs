@@ -30,7 +30,6 @@ use super::control::SessionControl;
 use super::notify::Notifications;
 use crate::node::Node;
 use crate::notify::outgoing::Outgoing;
-use crate::wait::wait_latch;
 use crate::walreceiver_state::WalRcvState;
 use crate::xlog::Xlog;
 
@@ -227,13 +226,11 @@ impl SessionInfo {
                 self.me.latch().set();
                 return Err(interruption.error());
             }
-            let now = clock::now();
-            if now >= end {
+            if clock::now() >= end {
                 self.me.latch().set();
                 return Ok(SystemValue::Text(String::new()));
             }
-            let until = self.control.deadline().map_or(end, |deadline| deadline.min(end));
-            wait_latch(&self.me, Some(until.saturating_since(now)), WaitEvent::PgSleep);
+            self.control.wait(Some(end), WaitEvent::PgSleep);
         }
     }
 

@@ -8,11 +8,9 @@ use engine::error::SqlError;
 use engine::rows::CommandTag;
 use engine::sql::{Kind, Statement};
 use ipc::wait_event::WaitEvent;
-use sys::clock;
 
 use super::Session;
 use super::query::Failure;
-use crate::wait::wait_latch;
 use crate::write_request::{Answer, WriteMessage};
 
 impl Session {
@@ -21,6 +19,7 @@ impl Session {
         let tag =
             run.iter().find(|statement| statement.kind.is_write()).map(|statement| statement.kind.tag());
         self.check_writable(tag.unwrap_or(CommandTag::Plain("WRITE")))?;
+        self.start_statement()?;
         let is_session_command = |statement: &&Statement<'_>| !goes_to_writer(&statement.kind);
         let commands = run.iter().filter(is_session_command).count();
         let statements: Vec<_> = run.iter().filter(|statement| goes_to_writer(&statement.kind)).collect();
@@ -75,15 +74,12 @@ impl Session {
             if let Some(answer) = self.node.requests.outcome(me) {
                 return Ok(answer);
             }
-            let mut timeout = None;
-            if let Some(interruption) = self.control.interruption() {
-                if self.node.requests.withdraw(me) {
-                    return Err(interruption.error());
-                }
-            } else {
-                timeout = self.control.deadline().map(|deadline| deadline.saturating_since(clock::now()));
+            if let Some(interruption) = self.control.interruption()
+                && self.node.requests.withdraw(me)
+            {
+                return Err(interruption.error());
             }
-            wait_latch(&self.me, timeout, WaitEvent::WriterOutcome);
+            self.control.wait(None, WaitEvent::WriterOutcome);
         }
     }
 }

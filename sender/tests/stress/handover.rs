@@ -105,7 +105,13 @@ pub(crate) fn readers_that_wait_for_the_tables_are_all_woken() {
                     for _ in 0..REQUESTS {
                         // As a write of one's own: it is acknowledged, then read.
                         let lsn = test.node.recovery.acknowledged.fetch_add(1, Ordering::AcqRel) + 1;
-                        let waited = wait_applied(test.node, &me, Lsn(lsn), None, || false);
+                        let waited = wait_applied(
+                            test.node,
+                            &me,
+                            Lsn(lsn),
+                            || false,
+                            || drop(ipc::wait_latch(&me, None, WaitEvent::TableApply)),
+                        );
                         assert_eq!(waited, Waited::Applied);
                         assert!(test.node.recovery.applied() >= Lsn(lsn));
                     }

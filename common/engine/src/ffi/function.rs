@@ -124,7 +124,8 @@ unsafe fn set_error(context: *mut ffi::sqlite3_context, error: &SqlError) {
     let length = c_int::try_from(error.message.len()).unwrap_or(c_int::MAX);
     // SAFETY: the text is valid for its length and is copied.
     unsafe { ffi::sqlite3_result_error(context, error.message.as_ptr().cast::<c_char>(), length) };
-    if error.sqlstate == SqlState::QUERY_CANCELED || error.sqlstate == SqlState::ADMIN_SHUTDOWN {
+    let interrupted = [SqlState::QUERY_CANCELED, SqlState::ADMIN_SHUTDOWN, SqlState::CONNECTION_FAILURE];
+    if interrupted.contains(&error.sqlstate) {
         // SAFETY: the context is the one of this call.
         unsafe { ffi::sqlite3_result_error_code(context, ffi::SQLITE_INTERRUPT) };
     }
