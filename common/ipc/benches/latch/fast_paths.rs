@@ -9,7 +9,6 @@ use std::{
 use ipc::{
     backend::{self, Backend},
     interrupt::Interrupts,
-    proc::ProcNumber,
     process::Me,
     wait_event::WaitEvent,
     wait_event_set::{OnPostmasterDeath, SocketEvents, WaitEventSet},
@@ -17,30 +16,29 @@ use ipc::{
 use sys::{clock, net::Stream, process};
 
 use crate::{
-    ping_pong::{attach, run_process, start_node},
-    row,
+    node::{attach, run_process, slot, start_node},
+    table::{Form, Table},
 };
 
 /// Repetitions per sample.
 const TIMES: u32 = 200_000;
 
-pub(crate) fn run(rounds: usize) {
+pub(crate) fn run(rounds: usize, form: Form) {
     for backend in Backend::ALL {
         run_process(|| {
             backend::choose(backend);
-            let (procs, death) = start_node();
+            let (procs, death) = start_node(1);
             run_process(|| {
-                let me = attach(procs, death, ProcNumber::FIRST_BACKEND);
+                let me = attach(procs, death, slot(0));
                 process::run_on_cpu(0).unwrap();
-                println!("one process, {}:", backend.name());
-                measure(me, rounds);
+                measure(me, rounds, form);
                 me.detach();
             });
         });
     }
 }
 
-fn measure(me: Me, rounds: usize) {
+fn measure(me: Me, rounds: usize, form: Form) {
     let (_here, there) = Stream::pair().unwrap();
     let mut set = WaitEventSet::new(&me, 3).unwrap();
     set.add_latch().unwrap();
@@ -48,7 +46,7 @@ fn measure(me: Me, rounds: usize) {
     let socket = set.add_socket(&there, SocketEvents::READABLE).unwrap();
     let latch = me.latch();
     let word = AtomicU32::new(0);
-    let mut paths: [(&str, u32, &mut dyn FnMut()); 7] = [
+    let mut paths: [(&'static str, u32, &mut dyn FnMut()); 8] = [
         ("a fetch_or, for comparison", TIMES, &mut || _ = word.fetch_or(1, Ordering::Relaxed)),
         ("set, already set", TIMES, &mut || latch.set()),
         ("reset", TIMES, &mut || latch.reset()),
@@ -60,23 +58,23 @@ fn measure(me: Me, rounds: usize) {
             assert!(!black_box(me).pending().contains(Interrupts::TERMINATE));
         }),
         ("modify without change", TIMES, &mut || set.modify(socket, SocketEvents::READABLE).unwrap()),
+        ("two reads of the clock", TIMES, &mut || _ = black_box((clock::now(), clock::now()))),
         ("wait with the latch set", TIMES / 100, &mut || {
             me.latch().set();
             ipc::wait_latch(&me, Some(Duration::ZERO), WaitEvent::PgSleep).unwrap();
         }),
     ];
-    let mut samples = vec![Vec::new(); paths.len()];
+    let title = format!("one process, {}", me.procs().backend().name());
+    let mut table = Table::new(&title, "ns", paths.each_ref().map(|(name, ..)| *name));
     for _ in 0..rounds {
-        for ((_, times, path), samples) in paths.iter_mut().zip(&mut samples) {
+        for (row, (_, times, path)) in paths.iter_mut().enumerate() {
             let start = clock::now();
             for _ in 0..*times {
                 path();
             }
             let took = clock::now().saturating_since(start);
-            samples.push(took.as_secs_f64() * 1e9 / f64::from(*times));
+            table.add(row, took.as_secs_f64() * 1e9 / f64::from(*times));
         }
     }
-    for ((name, ..), samples) in paths.iter().zip(&samples) {
-        row(name, samples, "ns", None);
-    }
+    table.print(form, false);
 }

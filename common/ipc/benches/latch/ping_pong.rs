@@ -7,26 +7,25 @@ use std::{
 
 use ipc::{
     backend::{self, Backend},
-    postmaster_death::PostmasterDeath,
-    proc::{BackendType, ProcArray, ProcNumber},
-    process::{Me, Postmaster, SignalTable},
+    process::Me,
     shared_struct,
     shmem::Shmem,
     wait_event::WaitEvent,
-    wait_event_set::WaitEventSet,
 };
 use sys::{
     clock,
     epoll::{EDGE, Epoll, IN, Ready},
     eventfd::EventFd,
-    fork::fork_process,
     futex,
     poll::{self, PollFd},
-    process::{self, ExitStatus, Pid, PidFd},
+    process::{self, Pid, PidFd},
     signal::{self, Signal, SignalFd, SignalSet, self_pipe::SelfPipe},
 };
 
-use crate::{percentile, row};
+use crate::{
+    node::{attach, fork_killed_with_parent, run_process, slot, start_node, wait_for_good_end},
+    table::{Form, Table},
+};
 
 shared_struct! {
     /// What the two sides share.
@@ -51,9 +50,7 @@ trait Player {
 /// Makes a game before the fork; what it returns makes a side of it after the fork.
 type Game = fn(&'static Board) -> Box<dyn Fn(usize) -> Box<dyn Player>>;
 
-/// The one that ratios refer to.
-const REFERENCE: usize = 0;
-
+/// Every contender. The best that can be waited for together with sockets comes first.
 const GAMES: [(&str, Game); 8] = [
     ("eventfd, edge-triggered, unread", |_| eventfd_game(true)),
     ("eventfd + epoll", |_| eventfd_game(false)),
@@ -65,21 +62,16 @@ const GAMES: [(&str, Game); 8] = [
     ("latch on poll", |board| latch_game(board, Backend::Poll)),
 ];
 
-pub(crate) fn run(rounds: usize, trips: u64) {
+pub(crate) fn run(rounds: usize, trips: u64, form: Form) {
     for (placement, cpus) in [("one CPU", [0, 0]), ("two CPUs", [0, 1])] {
-        let mut samples = vec![Vec::new(); GAMES.len()];
+        let mut table = Table::new(&format!("round trip, {placement}"), "us", GAMES.map(|(name, _)| name));
         for round in 0..rounds {
             for turn in 0..GAMES.len() {
                 let index = (round + turn) % GAMES.len();
-                samples[index].push(play(GAMES[index].1, cpus, trips));
+                table.add(index, play(GAMES[index].1, cpus, trips));
             }
         }
-        println!("round trip, both processes on {placement} (ratio to the first):");
-        for ((name, _), own) in GAMES.iter().zip(&samples) {
-            let ratios: Vec<f64> =
-                own.iter().zip(&samples[REFERENCE]).map(|(own, reference)| own / reference).collect();
-            row(name, own, "us", Some(percentile(&ratios, 50)));
-        }
+        table.print(form, true);
     }
 }
 
@@ -96,7 +88,7 @@ fn play(game: Game, cpus: [usize; 2], trips: u64) -> f64 {
                     process::run_on_cpu(cpus[side]).unwrap();
                     play_side(&mut *make_player(side), board, side, u32::try_from(trips).unwrap());
                 };
-                PidFd::open(fork_side(child)).unwrap()
+                PidFd::open(fork_killed_with_parent(child)).unwrap()
             })
             .into();
         sides.iter().for_each(wait_for_good_end);
@@ -129,27 +121,6 @@ fn play_side(player: &mut dyn Player, board: &Board, side: usize, trips: u32) {
         let nanos = clock::now().saturating_since(start).as_nanos();
         board.nanos.store(u64::try_from(nanos).unwrap(), Ordering::Relaxed);
     }
-}
-
-fn fork_side(body: impl FnOnce()) -> Pid {
-    fork_process(|| {
-        // None outlives another's panic.
-        process::set_parent_death_signal(Signal::Kill).unwrap();
-        body();
-        0
-    })
-    .unwrap()
-}
-
-pub(crate) fn run_process(body: impl FnOnce()) {
-    wait_for_good_end(&PidFd::open(fork_side(body)).unwrap());
-}
-
-fn wait_for_good_end(process: &PidFd) {
-    let mut set = WaitEventSet::without_process(1).unwrap();
-    set.add_child_exit(process).unwrap();
-    set.wait(None, WaitEvent::BackendTermination, &mut Vec::new()).unwrap();
-    assert_eq!(process.wait().unwrap(), Some(ExitStatus::Exited(0)));
 }
 
 fn wait_a_little() {
@@ -276,26 +247,8 @@ struct LatchPlayer {
 
 fn latch_game(board: &'static Board, backend: Backend) -> Box<dyn Fn(usize) -> Box<dyn Player>> {
     backend::choose(backend);
-    let (procs, death) = start_node();
+    let (procs, death) = start_node(2);
     Box::new(move |side| Box::new(LatchPlayer { board, side, me: attach(procs, death, slot(side)) }))
-}
-
-fn slot(side: usize) -> ProcNumber {
-    ProcNumber(ProcNumber::FIRST_BACKEND.0 + u32::try_from(side).unwrap())
-}
-
-pub(crate) fn start_node() -> (&'static ProcArray, &'static PostmasterDeath) {
-    let shmem = Shmem::create(1 << 16).unwrap();
-    let procs = ProcArray::create(&shmem, ProcNumber::FIRST_BACKEND.0 + 2);
-    let death: &'static PostmasterDeath = Box::leak(Box::new(PostmasterDeath::create().unwrap()));
-    Box::leak(Box::new(Postmaster::start(procs).unwrap()));
-    procs.assign(slot(0));
-    procs.assign(slot(1));
-    (procs, death)
-}
-
-pub(crate) fn attach(procs: &'static ProcArray, death: &'static PostmasterDeath, number: ProcNumber) -> Me {
-    Me::attach(procs, number, BackendType::ClientBackend, death, &SignalTable::STANDARD).unwrap()
 }
 
 impl Player for LatchPlayer {
