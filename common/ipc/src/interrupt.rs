@@ -96,6 +96,7 @@ impl PendingWord<'_> {
     }
 
     /// All bits that are set.
+    #[inline]
     pub(crate) fn bits(&self) -> Interrupts {
         Interrupts::from_bits(bits_of(self.0.load(Ordering::Relaxed)))
     }
@@ -126,6 +127,7 @@ fn generation_of(word: u64) -> u32 {
     u32::try_from(word >> 32).expect("half a word")
 }
 
+#[inline]
 fn bits_of(word: u64) -> u32 {
     u32::try_from(word & u64::from(u32::MAX)).expect("half a word")
 }

@@ -338,6 +338,7 @@ impl Me {
     }
 
     /// The interrupts that have come and are not held: CHECK_FOR_INTERRUPTS, one load.
+    #[inline]
     pub fn pending(self) -> Interrupts {
         self.state.inbox.pending()
     }

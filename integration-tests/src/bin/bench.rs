@@ -1,6 +1,6 @@
 //! Benchmarks, which assert nothing and print what they measured.
 //!
-//! `cargo run --release -p integration-tests --bin bench -- commit`
+//! `cargo run --release -p integration-tests --bin bench -- commit`, or `latch`
 
 use std::env;
 use std::io;
@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
 use integration_tests::benchmark::{self, Plan, SCRIPTS};
+use integration_tests::latch_benchmark;
 
 #[derive(Debug, Parser)]
 #[command(name = "bench", about = "Measures Walship beside PostgreSQL 15")]
@@ -33,13 +34,27 @@ enum Benchmark {
         #[arg(long, value_delimiter = ',', default_values_t = SCRIPTS.map(str::to_owned), value_name = "NAME,…")]
         scripts: Vec<String>,
     },
+    /// Two processes that wake each other: Walship's latch, the kernel's bare primitives and PostgreSQL 15's own latch.
+    Latch {
+        /// Rounds, in each of which all of them play; figures are medians.
+        #[arg(long, default_value_t = 15, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: u32,
+        /// Trips there and back in each game.
+        #[arg(long, default_value_t = 2000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..1_000_000))]
+        trips: u32,
+    },
 }
 
 fn main() -> ExitCode {
-    let Benchmark::Commit { seconds, rounds, clients, scripts } = Options::parse().benchmark;
-    build_programs();
-    let plan = Plan { seconds, rounds: rounds as usize, clients, scripts };
-    match benchmark::commit(&plan, &mut io::stdout()) {
+    let done = match Options::parse().benchmark {
+        Benchmark::Commit { seconds, rounds, clients, scripts } => {
+            build_programs();
+            let plan = Plan { seconds, rounds: rounds as usize, clients, scripts };
+            benchmark::commit(&plan, &mut io::stdout())
+        }
+        Benchmark::Latch { rounds, trips } => latch_benchmark::latch(rounds, trips, &mut io::stdout()),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }

@@ -8,7 +8,6 @@ use std::{
 
 use ipc::{
     backend::{self, Backend},
-    interrupt::Interrupts,
     process::Me,
     wait_event::WaitEvent,
     wait_event_set::{OnPostmasterDeath, SocketEvents, WaitEventSet},
@@ -38,6 +37,17 @@ pub(crate) fn run(rounds: usize, form: Form) {
     }
 }
 
+const PATHS: [&str; 8] = [
+    "a fetch_or, for comparison",
+    "set, already set",
+    "reset",
+    "reset, and set with the owner awake",
+    "CHECK_FOR_INTERRUPTS",
+    "modify without change",
+    "two reads of the clock",
+    "wait with the latch set",
+];
+
 fn measure(me: Me, rounds: usize, form: Form) {
     let (_here, there) = Stream::pair().unwrap();
     let mut set = WaitEventSet::new(&me, 3).unwrap();
@@ -46,35 +56,36 @@ fn measure(me: Me, rounds: usize, form: Form) {
     let socket = set.add_socket(&there, SocketEvents::READABLE).unwrap();
     let latch = me.latch();
     let word = AtomicU32::new(0);
-    let mut paths: [(&'static str, u32, &mut dyn FnMut()); 8] = [
-        ("a fetch_or, for comparison", TIMES, &mut || _ = word.fetch_or(1, Ordering::Relaxed)),
-        ("set, already set", TIMES, &mut || latch.set()),
-        ("reset", TIMES, &mut || latch.reset()),
-        ("reset, and set with the owner awake", TIMES, &mut || {
-            latch.reset();
-            latch.set();
-        }),
-        ("CHECK_FOR_INTERRUPTS", TIMES, &mut || {
-            assert!(!black_box(me).pending().contains(Interrupts::TERMINATE));
-        }),
-        ("modify without change", TIMES, &mut || set.modify(socket, SocketEvents::READABLE).unwrap()),
-        ("two reads of the clock", TIMES, &mut || _ = black_box((clock::now(), clock::now()))),
-        ("wait with the latch set", TIMES / 100, &mut || {
-            me.latch().set();
-            ipc::wait_latch(&me, Some(Duration::ZERO), WaitEvent::PgSleep).unwrap();
-        }),
-    ];
     let title = format!("one process, {}", me.procs().backend().name());
-    let mut table = Table::new(&title, "ns", paths.each_ref().map(|(name, ..)| *name));
+    let mut table = Table::new(&title, "ns", PATHS);
     for _ in 0..rounds {
-        for (row, (_, times, path)) in paths.iter_mut().enumerate() {
-            let start = clock::now();
-            for _ in 0..*times {
-                path();
-            }
-            let took = clock::now().saturating_since(start);
-            table.add(row, took.as_secs_f64() * 1e9 / f64::from(*times));
-        }
+        let samples = [
+            nanos(TIMES, || _ = black_box(word.fetch_or(1, Ordering::Relaxed))),
+            nanos(TIMES, || latch.set()),
+            nanos(TIMES, || latch.reset()),
+            nanos(TIMES, || {
+                latch.reset();
+                latch.set();
+            }),
+            nanos(TIMES, || assert!(me.pending().is_empty(), "nobody interrupts")),
+            nanos(TIMES, || set.modify(black_box(socket), SocketEvents::READABLE).unwrap()),
+            nanos(TIMES, || _ = black_box((clock::now(), clock::now()))),
+            nanos(TIMES / 100, || {
+                latch.set();
+                ipc::wait_latch(&me, Some(Duration::ZERO), WaitEvent::PgSleep).unwrap();
+            }),
+        ];
+        samples.into_iter().enumerate().for_each(|(row, sample)| table.add(row, sample));
     }
     table.print(form, false);
+}
+
+/// What one call takes. Inlined with the path, as the path is where it is used.
+#[inline(always)]
+fn nanos(times: u32, mut path: impl FnMut()) -> f64 {
+    let start = clock::now();
+    for _ in 0..times {
+        path();
+    }
+    clock::now().saturating_since(start).as_secs_f64() * 1e9 / f64::from(times)
 }
