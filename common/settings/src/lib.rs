@@ -10,8 +10,9 @@
 //! assert_eq!(settings.show("wal_sender_timeout").unwrap(), "4s");
 //! ```
 //!
-//! a reload makes the next settings of these ([`Settings::reload`]), and a session lays its own SETs over them with
-//! [`session::SessionSettings`]. The crate is pure: it opens no file and asks no clock. To add a setting, add one row in `table`; nothing else lists names.
+//! A reload makes the next settings of these ([`Settings::reload`]), and a session lays its own SETs over them with
+//! [`session::SessionSettings`]. The crate is pure: it opens no file and asks no clock. To add a setting, add one row in
+//! `table`; nothing else lists names.
 //!
 //! Invariant: a `Settings` holds only values that its table accepts; what a file, a flag or a client says is
 //! checked once, here, and refused with PostgreSQL's message and SQLSTATE.
