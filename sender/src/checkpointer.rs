@@ -34,6 +34,7 @@ use wal::xlog::{CheckPoint, CheckPointKind};
 
 use crate::control::{ControlFile, NodeState};
 use crate::log::{fatal, panic_severity};
+use crate::memory_report::report_if_asked;
 use crate::node::{Node, take_flag};
 use crate::wait::wait_latch;
 use crate::walsender::WalSndState;
@@ -86,6 +87,7 @@ pub fn checkpointer_main(node: &'static Node, me: Me) -> i32 {
     loop {
         me.latch().reset();
         me.take(Interrupts::TERMINATE | Interrupts::CONFIG_RELOAD);
+        report_if_asked(node, &me);
         if me.take(Interrupts::STOP).contains(Interrupts::STOP) {
             return checkpointer.shut_down();
         }

@@ -29,6 +29,7 @@ pub mod connection;
 pub mod control;
 pub mod datadir;
 pub mod log;
+pub mod memory_report;
 pub mod node;
 pub mod notify;
 mod ordering;

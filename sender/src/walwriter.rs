@@ -16,6 +16,7 @@ use ipc::wait_event::WaitEvent;
 use sys::clock;
 use wal::lsn::Lsn;
 
+use crate::memory_report::report_if_asked;
 use crate::node::Node;
 use crate::wait::wait_latch;
 use crate::xlog::Xlog;
@@ -31,6 +32,7 @@ pub fn walwriter_main(node: &'static Node, me: Me) -> i32 {
             return 0;
         }
         me.take(Interrupts::CONFIG_RELOAD);
+        report_if_asked(node, &me);
         prepare_ahead(&mut xlog);
         let now = clock::now();
         let unflushed = node.wal.insert_lsn() > node.wal.flush_lsn();

@@ -25,6 +25,7 @@ use wal::lsn::Lsn;
 use wal::store::StoreError;
 
 use crate::backend_status::cut;
+use crate::memory_report::report_if_asked;
 use crate::node::Node;
 use crate::requests::ANSWER_BYTES;
 
@@ -285,6 +286,7 @@ impl Control for WriteControl {
             // An error here means that the signalfd is gone; the next wait will say so.
             let _ = self.me.poll_signals();
             self.signals_due.set(now.saturating_add(SIGNALS_EVERY));
+            report_if_asked(self.node, &self.me);
         }
         None
     }

@@ -146,6 +146,8 @@ functions! {
     TerminateBackend: "pg_terminate_backend", 1..=2, Bool, Acts;
     /// Ends another session's statement
     CancelBackend: "pg_cancel_backend", 1..=1, Bool, Acts;
+    /// Has a process say in the log what memory it has: pid
+    LogBackendMemoryContexts: "pg_log_backend_memory_contexts", 1..=1, Bool, Acts;
     /// Reads the configuration again
     ReloadConf: "pg_reload_conf", 0..=0, Bool, Acts;
     /// The session's process

@@ -38,5 +38,6 @@ pub mod writer;
 pub use checkpoint::Checkpointer;
 pub use control::Control;
 pub use error::SqlError;
+pub use ffi::memory_used;
 pub use reader::Reader;
 pub use writer::Writer;

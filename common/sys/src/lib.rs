@@ -17,6 +17,7 @@ pub mod eventfd;
 pub mod file;
 pub mod fork;
 pub mod futex;
+pub mod memory;
 pub mod mmap;
 pub mod net;
 pub mod pipe;

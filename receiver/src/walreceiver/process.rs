@@ -26,6 +26,7 @@ use ipc::wait_event_set::SocketEvents;
 use sender::backend_status::cut;
 use sender::client::{ClientError, ServerConnection, SessionKind, StreamStart, Streamed};
 use sender::log::{fatal, panic_severity};
+use sender::memory_report::report_if_asked;
 use sender::node::{Node, take_flag};
 use sender::walreceiver_state::WalRcvState;
 use sys::clock;
@@ -230,6 +231,7 @@ impl WalReceiver {
         if self.me.pending().is_empty() {
             return Ok(());
         }
+        report_if_asked(self.node, &self.me);
         let taken = self.me.take(self.me.pending());
         if taken.contains(Interrupts::TERMINATE) { Err(End::Terminated) } else { Ok(()) }
     }

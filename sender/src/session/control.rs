@@ -26,6 +26,8 @@ use settings::Settings;
 use sys::clock::{self, MonoTime};
 use sys::net::Stream;
 
+use crate::memory_report::report_if_asked;
+use crate::node::Node;
 use crate::wait::wait_latch;
 
 /// How often a statement that runs for long looks at the signals of its process.
@@ -38,6 +40,7 @@ pub(super) const OF_STATEMENT: Interrupts =
 /// Deadlines and interrupts of the statement that runs.
 #[derive(Debug)]
 pub(super) struct SessionControl {
+    node: &'static Node,
     me: Me,
     /// When statement_timeout ends the statement; none once it has.
     deadline: Cell<Option<MonoTime>>,
@@ -63,8 +66,9 @@ struct ClientWatch {
 
 impl SessionControl {
     /// For a session that runs nothing yet.
-    pub(super) fn new(me: Me) -> SessionControl {
+    pub(super) fn new(node: &'static Node, me: Me) -> SessionControl {
         SessionControl {
+            node,
             me,
             deadline: Cell::new(None),
             signals_due: Cell::new(MonoTime::ZERO),
@@ -107,6 +111,7 @@ impl SessionControl {
             self.deadline.set(None);
             self.me.raise(Interrupts::STATEMENT_TIMEOUT);
         }
+        report_if_asked(self.node, &self.me);
         let pending = self.me.pending();
         [
             (Interrupts::TERMINATE, Interruption::Terminate),

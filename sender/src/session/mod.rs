@@ -41,6 +41,7 @@ use wire::startup::{ReplicationMode, StartupMessage};
 use crate::backend_status::{BackendState, BackendStatus};
 use crate::connection::{Connection, Received};
 use crate::log::fatal;
+use crate::memory_report::report_if_asked;
 use crate::node::{Node, TABLES_BUSY_TIMEOUT};
 use crate::session::block::Block;
 use crate::session::control::SessionControl;
@@ -142,7 +143,7 @@ impl Session {
     /// A session with a client that was greeted.
     fn new(node: &'static Node, me: Me, connection: Connection, settings: SessionSettings) -> Session {
         let settings = Rc::new(RefCell::new(settings));
-        let control = Rc::new(SessionControl::new(me));
+        let control = Rc::new(SessionControl::new(node, me));
         let notifications = Rc::new(RefCell::new(Notifications::new(node, me)));
         let info = Rc::new(SessionInfo {
             node,
@@ -224,6 +225,7 @@ impl Session {
         if self.me.take(Interrupts::IDLE_TIMEOUT).contains(Interrupts::IDLE_TIMEOUT) {
             return Err(idle_for_too_long(self.block.is_some()));
         }
+        report_if_asked(self.node, &self.me);
         self.notifications_came()?;
         self.connection.flush()
     }

@@ -69,6 +69,7 @@ impl SystemInfo for SessionInfo {
             Function::LogicalEmitMessage => self.emit_message(arguments)?,
             Function::TerminateBackend => self.signal_backend(arguments, Interrupts::TERMINATE)?,
             Function::CancelBackend => self.signal_backend(arguments, Interrupts::QUERY_CANCEL)?,
+            Function::LogBackendMemoryContexts => self.log_memory(arguments),
             Function::ReloadConf => {
                 sys::process::kill(sys::process::parent_pid(), Signal::Hup).is_ok().into()
             }
@@ -203,6 +204,17 @@ impl SessionInfo {
                 Ok(false.into())
             }
         }
+    }
+
+    /// Any process may be asked, not only those that serve a client.
+    fn log_memory(&self, arguments: &[SystemValue]) -> SystemValue {
+        let pid = arguments.first().map(integer).unwrap_or_default();
+        let found = i32::try_from(pid).ok().and_then(|pid| self.node.procs.find_pid(Pid(pid)));
+        let Some(address) = found else {
+            tracing::warn!("PID {pid} is not a PostgreSQL server process");
+            return false.into();
+        };
+        self.node.procs.send_interrupt(address, Interrupts::LOG_MEMORY_CONTEXT).into()
     }
 
     fn sleep(&self, arguments: &[SystemValue]) -> Result<SystemValue, SqlError> {

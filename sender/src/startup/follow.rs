@@ -22,6 +22,7 @@ use wal::lsn::Lsn;
 
 use super::recovery::{Recovered, put_with_room};
 use super::{StartupError, told_to_end};
+use crate::memory_report::report_if_asked;
 use crate::node::{Node, take_flag};
 use crate::wait::wait_latch;
 use crate::walreceiver_state::WalRcvState;
@@ -42,6 +43,7 @@ pub(super) fn follow(node: &'static Node, me: &Me, mut recovered: Recovered) -> 
             return Ok(());
         }
         me.take(Interrupts::CONFIG_RELOAD);
+        report_if_asked(node, me);
         let flushed = node.wal.flush_lsn();
         recovered.reader.source_mut().set_limit(flushed);
         let progress = put_with_room(node, me, &mut recovered, node.wal.horizon().min(flushed))?;

@@ -43,6 +43,7 @@ use super::recovery::Recovered;
 use super::tables_log::TablesLog;
 use super::{COMMIT_DELAY, NO_ROOM_RETRY, StartupError, UNCOMMITTED_BYTES_MAX, told_to_end};
 use crate::control::NodeState;
+use crate::memory_report::report_if_asked;
 use crate::node::Node;
 use crate::notify::outgoing::Outgoing;
 use crate::notify::{self, Reservation};
@@ -130,6 +131,7 @@ impl Writer {
         loop {
             self.me.latch().reset();
             self.me.take(Interrupts::CONFIG_RELOAD);
+            report_if_asked(self.node, &self.me);
             let batch = self.node.requests.take(self.next_session, BATCH_MAX);
             let idle = batch.is_empty();
             if let Some(last) = batch.last() {

@@ -45,6 +45,7 @@ use super::slot::WalSndSlot;
 use super::start::{Plan, plan};
 use crate::backend_status::BackendState;
 use crate::connection::{Connection, Received};
+use crate::memory_report::report_if_asked;
 use crate::node::Node;
 use crate::session::{greet, terminated};
 
@@ -184,6 +185,7 @@ impl WalSender<'_> {
 
     /// Between two commands everything that ends the node ends this process: nothing is lost by it.
     fn take_idle_interrupts(&mut self) -> Result<(), ErrorResponse> {
+        report_if_asked(self.node, &self.me);
         let taken = self.me.take(self.me.pending());
         if taken.intersects(ENDS_IDLE) { Err(terminated()) } else { Ok(()) }
     }
@@ -334,6 +336,7 @@ impl WalSender<'_> {
         if self.me.pending().is_empty() {
             return Ok(());
         }
+        report_if_asked(self.node, &self.me);
         let taken = self.me.take(self.me.pending());
         let now = clock::now();
         if taken.contains(Interrupts::TERMINATE) {

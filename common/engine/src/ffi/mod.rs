@@ -230,6 +230,24 @@ pub(crate) fn limit_memory(bytes: usize) {
     unsafe { ffi::sqlite3_hard_heap_limit64(i64::try_from(bytes).unwrap_or(i64::MAX)) };
 }
 
+/// Bytes that SQLite has from the allocator in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryUsed {
+    /// Now.
+    pub now: u64,
+    /// At most so far.
+    pub peak: u64,
+}
+
+/// What all connections of this process use. May be asked at any time, also from inside a statement.
+pub fn memory_used() -> MemoryUsed {
+    // SAFETY: reads a counter of SQLite; may be called at any time.
+    let now = unsafe { ffi::sqlite3_memory_used() };
+    // SAFETY: as above; 0 leaves the peak as it is.
+    let peak = unsafe { ffi::sqlite3_memory_highwater(0) };
+    MemoryUsed { now: now.cast_unsigned(), peak: peak.cast_unsigned() }
+}
+
 /// Copies a C string; empty for a null pointer.
 ///
 /// # Safety
