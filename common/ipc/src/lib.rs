@@ -49,6 +49,7 @@
 //! * [`pm_signal`] is the way from a child to the postmaster, signals the way back.
 //! * [`shm_mq`] carries messages from one process to another; who waits for one waits for its latch, and so for
 //!   anything else at the same time.
+//! * [`condition_variable`] wakes those who wait for something to become true, in the same way.
 //!
 //! All signals are blocked and read inside the wait, where they become interrupt bits; the one handler is
 //! SIGQUIT's. (The portable one of the three [`backend`]s has a handler that keeps signals until the wait.)
@@ -73,6 +74,7 @@ pub mod backend;
 #[allow(unsafe_code, reason = "what shared_struct! expands to; other crates need no such permission")]
 pub mod barrier;
 mod bit_set;
+pub mod condition_variable;
 pub mod inbox;
 pub mod interrupt;
 #[cfg(not(loom))]

@@ -29,6 +29,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a model is a test")]
 
 mod barrier;
+mod condition_variable;
 mod interrupts;
 mod latch;
 mod shm_mq;

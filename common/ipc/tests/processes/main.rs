@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod barriers;
+mod condition_variables;
 mod harness;
 mod hazards;
 mod interrupts;
@@ -50,6 +51,11 @@ const TESTS: &[Test] = tests![
     barriers::barriers_of_two_who_wait_for_each_other_are_absorbed,
     barriers::barrier_wait_names_a_stopped_process_every_5_s,
     barriers::barrier_wait_of_the_postmaster_ends_with_the_last,
+    condition_variables::condition_variable_and_socket_are_waited_for_together,
+    condition_variables::condition_variable_loses_no_signal_among_many,
+    condition_variables::condition_variable_passes_a_killed_waiter_over,
+    condition_variables::condition_variable_sleep_ends_with_its_time_or_an_interrupt,
+    condition_variables::condition_variable_wakes_one_or_all,
     hazards::child_has_the_handlers_of_its_back_end,
     interrupts::barrage_of_interrupts_arrives_whole,
     interrupts::crashed_owner_leaves_a_slot_that_tells,
