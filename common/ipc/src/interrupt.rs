@@ -19,34 +19,49 @@ use crate::{
 };
 
 bit_set! {
-    /// A set of reasons.
+    /// A set of reasons. Each says who sends it, who acts on it, and what comes of it. "SIGTERM" and the like
+    /// mean that it is raised by that signal, whoever sends it ([`SignalTable`](crate::process::SignalTable)
+    /// of the child).
     pub struct Interrupts: u32 {
-        /// End this process (SIGTERM): FATAL 57P01 in a session.
+        /// End this process. From: SIGTERM (postmaster, operator), pg_terminate_backend(), and the startup
+        /// process to its walreceiver. A session ends with FATAL 57P01 "terminating connection due to
+        /// administrator command"; an auxiliary process ends with status 0, but the checkpointer ignores it.
         const TERMINATE = 1 << 0;
-        /// Cancel the statement (SIGINT): 57014.
+        /// Cancel what the session executes. From: SIGINT, a client's cancel request, pg_cancel_backend(). ERROR 57014
+        /// "canceling statement due to user request"; a session that executes nothing drops it.
         const QUERY_CANCEL = 1 << 1;
-        /// Read the configuration again (SIGHUP).
+        /// The configuration may have changed: read it again. From: SIGHUP (postmaster, to all, when it got one
+        /// itself; operator). Every process with settings of its own acts.
         const CONFIG_RELOAD = 1 << 2;
-        /// Absorb a barrier.
+        /// There are barriers to absorb ([`barrier`](crate::barrier)). From: whoever emits one. Every process acts, by
+        /// [`Me::absorb_barriers`](crate::process::Me::absorb_barriers); whoever takes "all that is pending"
+        /// must leave this one to it.
         const BARRIER = 1 << 3;
-        /// To a walsender: shutdown begins, refuse new commands.
+        /// Shutdown begins: execute no more commands, go on sending. From: the checkpointer, to walsenders,
+        /// before it writes the shutdown checkpoint.
         const WALSND_INIT_STOPPING = 1 << 4;
-        /// The last phase (SIGUSR2): a walsender ends once caught up, the checkpointer writes the shutdown
-        /// checkpoint.
+        /// The last phase of the shutdown. From: SIGUSR2 (postmaster). A walsender ends once its client has
+        /// everything; the checkpointer writes the shutdown checkpoint and ends.
         const STOP = 1 << 5;
-        /// The client is gone: FATAL 08006.
+        /// The connection to the client is gone. Raised by the session itself where it finds that while it can't
+        /// act on it. FATAL 08006 "connection to client lost".
         const CLIENT_CONNECTION_LOST = 1 << 6;
-        /// The statement has run too long: 57014.
+        /// statement_timeout is over. Raised by the session itself, as above. ERROR 57014 "canceling statement
+        /// due to statement timeout".
         const STATEMENT_TIMEOUT = 1 << 7;
-        /// The session has been idle too long: FATAL 57P05.
+        /// idle_session_timeout is over. Raised by the session itself, as above. FATAL 57P05 "terminating
+        /// connection due to idle-session timeout".
         const IDLE_TIMEOUT = 1 << 8;
-        /// To the startup process: promotion is wanted.
+        /// Promotion is wanted. To the startup process of a standby.
         const PROMOTE = 1 << 9;
-        /// A read must end because it keeps the tables' own log from being cut: 40001.
+        /// The read of this session keeps the tables' own log from being cut. From: the startup process, to
+        /// sessions. ERROR 40001; a session that reads nothing drops it.
         const READ_HOLDS_LOG = 1 << 10;
-        /// There may be notifications to deliver.
+        /// There may be notifications to deliver. From: a session that commits a NOTIFY, to sessions that
+        /// listen. Delivered at once when the session is idle, else at the end of its statement.
         const NOTIFY = 1 << 11;
-        /// Log what memory this process uses and what it is doing.
+        /// Log what memory this process uses and what it is doing, at LOG. Every process acts; nothing else
+        /// comes of it.
         const LOG_MEMORY_CONTEXT = 1 << 12;
     }
 }

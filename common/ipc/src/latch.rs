@@ -63,6 +63,11 @@ use crate::{
 /// read by setters. `owner_pid` is written by who takes or gives back ownership, under the interlock of the
 /// process slot. `wakeup` says how the owner is woken (see wakeup.rs); it is written before the first fork.
 /// Invariant: `maybe_sleeping` is 0 whenever the owner is not inside its kernel wait.
+///
+/// What may be done to a latch whose owner is dead and reaped, one by one (a slot is freed) or for all (the
+/// node starts over after a crash): [`Latch::init_shared`], which clears the first three. `wakeup` must stay: the
+/// eventfds are made once, before the first fork, and every later child inherits the same ones. So shared
+/// memory with latches in it is never zeroed as a whole.
 #[repr(C)]
 pub struct Latch {
     is_set: AtomicU32,
@@ -144,9 +149,9 @@ impl Latch {
         self.wakeup.descriptor()
     }
 
-    /// Takes the latch from a process that died owning it. For the postmaster, after it has reaped that
-    /// process.
-    pub(crate) fn disown_dead(&self) {
+    /// Makes it as new: not set, without an owner. For the postmaster, when it has reaped who owned it, if
+    /// anybody did.
+    pub(crate) fn init_shared(&self) {
         self.owner_pid.store(0, Ordering::Relaxed);
         self.maybe_sleeping.store(0, Ordering::Relaxed);
         self.is_set.store(0, Ordering::Relaxed);

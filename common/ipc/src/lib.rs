@@ -42,9 +42,10 @@
 //!   ([`shmem::Shmem`]) before the first fork.
 //! * [`process::Me`] is a child's handle, made by [`process::Me::attach`]: its slot in the
 //!   [`proc::ProcArray`], its latch, its pending [`interrupt::Interrupts`]. CHECK_FOR_INTERRUPTS is
-//!   [`process::Me::pending`]: one load.
+//!   [`process::Me::pending`]: one load. Before it attaches it is a [`process::Newborn`].
 //! * A [`proc::ProcAddress`] names another process; an interrupt sent to it never reaches a later owner of
 //!   the slot.
+//! * [`barrier`]s tell who has changed something when every process has taken note of it.
 //! * [`subprocess`] runs a shell command that ends with its owner, whose interrupts are served meanwhile.
 //! * [`pm_signal`] is the way from a child to the postmaster, signals the way back.
 //! * [`shm_mq`] carries messages from one process to another; who waits for one waits for its latch, and so for

@@ -154,6 +154,21 @@ impl SlotState {
     }
 }
 
+/// A slot that the postmaster wants to assign is not unused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotInUse(
+    /// The slot.
+    pub ProcNumber,
+);
+
+impl fmt::Display for SlotInUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "postmaster child slot {} is already in use", self.0)
+    }
+}
+
+impl std::error::Error for SlotInUse {}
+
 crate::shared_struct! {
     /// A process slot.
     #[repr(align(64))]
@@ -347,12 +362,16 @@ impl ProcArray {
         self.slot(number).latch.set();
     }
 
-    /// For the postmaster, before it forks a child for the slot. Panics unless it is unused.
-    pub fn assign(&self, number: ProcNumber) {
+    /// For the postmaster, before it forks a child for the slot. Fails unless it is unused; as the postmaster
+    /// knows by itself which slots are free, that means that somebody wrote wildly over shared memory.
+    pub fn assign(&self, number: ProcNumber) -> Result<(), SlotInUse> {
         let proc = self.slot(number);
-        assert_eq!(proc.state(), SlotState::Unused, "slot {number} is taken");
+        if proc.state() != SlotState::Unused {
+            return Err(SlotInUse(number));
+        }
         proc.set_state(SlotState::Assigned);
         self.enter_barriers(number);
+        Ok(())
     }
 
     /// For the postmaster, after it has reaped the slot's child (or could not fork it): frees the slot.
@@ -369,7 +388,7 @@ impl ProcArray {
         }
         self.leave_barriers(number);
         // In either case: a child may die when it has taken the latch and not yet said that it is attached.
-        proc.latch.disown_dead();
+        proc.latch.init_shared();
         proc.set_state(SlotState::Unused);
         detached
     }

@@ -13,6 +13,7 @@
 use ipc::proc::{ProcArray, ProcNumber, SlotState};
 use ipc::wait_event_set::Position;
 use sys::process::{ExitStatus, Pid, PidFd};
+use tracing::error;
 
 use crate::child_kind::{Census, ChildEnd, ChildKind};
 
@@ -64,11 +65,22 @@ impl ChildTable {
         self.procs.len() + self.dead_ends_max
     }
 
-    /// Takes a slot for a child of the kind: its fixed one, or a free one. `None`: all are taken.
+    /// Takes a slot for a child of the kind: its fixed one, or a free one. `None`: all are taken. A free slot that
+    /// says that it isn't was written over by a child gone wild; it is logged and never used again.
     pub fn assign(&mut self, kind: ChildKind) -> Option<ProcNumber> {
-        let number = kind.row().fixed_number.or_else(|| self.free.pop())?;
-        self.procs.assign(number);
-        Some(number)
+        if let Some(number) = kind.row().fixed_number {
+            return self.try_assign(number).then_some(number);
+        }
+        while let Some(number) = self.free.pop() {
+            if self.try_assign(number) {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    fn try_assign(&self, number: ProcNumber) -> bool {
+        self.procs.assign(number).map_err(|error| error!("{error}")).is_ok()
     }
 
     /// Frees a slot whose child is reaped, or could not be forked. False: the child had not detached.
@@ -129,5 +141,28 @@ impl ChildTable {
             }
             (kind, _) => kind,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipc::shmem::Shmem;
+
+    use super::*;
+
+    #[test]
+    fn child_table_passes_over_a_slot_that_a_wild_child_has_taken() {
+        let slots = ProcNumber::FIRST_BACKEND.0 + 2;
+        let shmem = Shmem::create(ProcArray::size(slots)).expect("some memory");
+        let mut table = ChildTable::new(ProcArray::create(&shmem, slots));
+        let procs = table.procs;
+        for number in [ProcNumber::STARTUP, ProcNumber::FIRST_BACKEND] {
+            procs.assign(number).expect("a new slot is unused");
+        }
+        assert_eq!(table.assign(ChildKind::Startup), None);
+        assert_eq!(table.assign(ChildKind::Backend), Some(ProcNumber(slots - 1)));
+        assert_eq!(table.assign(ChildKind::Backend), None, "it is not tried again");
+        table.release(ProcNumber(slots - 1));
+        assert_eq!(table.assign(ChildKind::Backend), Some(ProcNumber(slots - 1)));
     }
 }

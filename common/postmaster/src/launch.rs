@@ -39,7 +39,10 @@ impl Server<'_> {
     /// Launches an auxiliary process; a failed fork comes back as an input to the state machine.
     pub(crate) fn launch(&mut self, kind: ChildKind) -> Result<Option<Input>, RunError> {
         let main = auxiliary_main(self.roles, kind).expect("only what has a main is ever wanted");
-        let number = self.children.assign(kind).expect("a fixed slot is free when its child is gone");
+        // It is free, as its child is gone; if a wild child has made it look otherwise, that is logged.
+        let Some(number) = self.children.assign(kind) else {
+            return Ok(Some(Input::ForkFailed(kind)));
+        };
         match fork_process(|| self.child(kind, number, main)) {
             Ok(pid) => self.watch(kind, Some(number), pid).map(|()| None),
             Err(error) => {

@@ -39,7 +39,7 @@ impl Node {
 
     /// Forks a child that runs `body` and ends well.
     pub(crate) fn child(&self, body: impl FnOnce(Me)) -> Child {
-        self.procs.assign(CHILD);
+        self.procs.assign(CHILD).unwrap();
         let pid = fork_process(|| {
             self.postmaster.close_in_child();
             let signals = &SignalTable::STANDARD;

@@ -83,7 +83,7 @@ impl TestNode {
         backend_type: BackendType,
         body: impl FnOnce(Me) -> i32,
     ) -> Child {
-        self.node.procs.assign(number);
+        self.node.procs.assign(number).unwrap();
         let pid = fork_process(|| {
             self.postmaster.close_in_child();
             let signals = &SignalTable::STANDARD;

@@ -21,7 +21,7 @@ pub(crate) fn start_node(count: usize) -> (&'static ProcArray, &'static Postmast
     let procs = ProcArray::create(&shmem, slots);
     let death: &'static PostmasterDeath = Box::leak(Box::new(PostmasterDeath::create().unwrap()));
     Box::leak(Box::new(Postmaster::start(procs).unwrap()));
-    (0..count).for_each(|index| procs.assign(slot(index)));
+    (0..count).for_each(|index| procs.assign(slot(index)).unwrap());
     (procs, death)
 }
 

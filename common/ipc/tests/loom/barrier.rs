@@ -124,7 +124,7 @@ fn wait_as_postmaster(procs: &'static ProcArray, generation: BarrierGeneration) 
 
 fn two_changes() {
     let (procs, state) = (node(1), State::new());
-    procs.assign(FIRST);
+    procs.assign(FIRST).unwrap();
     let absorber = {
         let state = Arc::clone(&state);
         thread::spawn(move || {
@@ -148,7 +148,7 @@ fn change_while_attaching() {
     let (procs, state) = (node(2), State::new());
     // Whether the wait was over at that time; no part of the modelled memory, so that it orders nothing.
     let over = std::sync::Arc::new(Ghost::new(false));
-    procs.assign(SECOND);
+    procs.assign(SECOND).unwrap();
     let emitter = {
         let (state, over) = (Arc::clone(&state), over.clone());
         thread::spawn(move || {
@@ -168,7 +168,7 @@ fn change_while_attaching() {
             over.store(true, SeqCst);
         })
     };
-    procs.assign(FIRST);
+    procs.assign(FIRST).unwrap();
     // What the child inherits.
     state.take_note(FIRST);
     let child = {
@@ -197,7 +197,7 @@ fn change_while_attaching() {
 fn absorb_and_leave() {
     let (procs, state) = (node(2), State::new());
     for number in [FIRST, SECOND] {
-        procs.assign(number);
+        procs.assign(number).unwrap();
     }
     let absorber = {
         let state = Arc::clone(&state);
@@ -245,7 +245,7 @@ fn two_emitters() {
         inbox.detach();
     };
     for number in [FIRST, SECOND] {
-        procs.assign(number);
+        procs.assign(number).unwrap();
     }
     let other = {
         let state = Arc::clone(&state);

@@ -58,7 +58,7 @@ models! {
 /// A process in the slot, which nobody had before.
 fn first_owner(procs: &'static ProcArray) -> &'static Inbox {
     let inbox = Inbox::new();
-    procs.assign(SLOT);
+    procs.assign(SLOT).unwrap();
     assert_eq!(inbox.attach(procs, SLOT, BackendType::ClientBackend, 0), Ok(FIRST));
     inbox
 }
@@ -73,7 +73,7 @@ fn sender(procs: &'static ProcArray) -> thread::JoinHandle<bool> {
 
 fn target_and_successor() {
     let procs = ProcArray::of_model(1);
-    procs.assign(SLOT);
+    procs.assign(SLOT).unwrap();
     let sender = sender(procs);
     let owner = thread::spawn(move || {
         become_process(2);
@@ -84,7 +84,7 @@ fn target_and_successor() {
     });
     let found = owner.join().unwrap();
     assert!(procs.release(SLOT));
-    procs.assign(SLOT);
+    procs.assign(SLOT).unwrap();
     let successor = Inbox::new();
     successor.attach(procs, SLOT, BackendType::ClientBackend, 0).unwrap();
     let sent = sender.join().unwrap();
@@ -150,7 +150,7 @@ fn hold_and_wait() {
 
 fn attach_and_wait() {
     let procs = ProcArray::of_model(1);
-    procs.assign(SLOT);
+    procs.assign(SLOT).unwrap();
     let sender = sender(procs);
     let inbox = Inbox::new();
     inbox.latch().reset();

@@ -88,7 +88,7 @@ pub(crate) fn barrier_is_absorbed_by_all_before_the_wait_ends() {
 pub(crate) fn barrier_emitted_between_fork_and_attach_is_absorbed() {
     let node = Node::start();
     let (board, procs) = (node.board, node.procs);
-    procs.assign(FIRST);
+    procs.assign(FIRST).unwrap();
     let pid = fork_process(|| {
         node.postmaster.close_in_child();
         node.poll_for("the emission", || board.get(7) == 1);
@@ -131,7 +131,7 @@ pub(crate) fn barrier_waits_for_nobody_who_detached_or_died() {
     node.wait_for("both", || board.get(1) == 1 && board.get(2) == 1);
     // A slot whose child could not be forked.
     let third = ProcNumber(SECOND.0 + 1);
-    procs.assign(third);
+    procs.assign(third).unwrap();
     let generation = node.postmaster.emit_barrier(RELOAD);
     let wait = node.postmaster.barrier_wait(generation);
 

@@ -75,7 +75,7 @@ impl Node {
         signals: &SignalTable,
         body: impl FnOnce(Me),
     ) -> Child {
-        self.procs.assign(number);
+        self.procs.assign(number).unwrap();
         let pid = fork_process(|| {
             self.postmaster.close_in_child();
             let me = Me::attach(self.procs, number, BackendType::ClientBackend, self.death, signals).unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ipc::{latch::Latch, pm_signal::PmSignal, wait_event::WaitEvent};
+use ipc::{latch::Latch, pm_signal::PmSignal, wait_event::WaitEvent, wait_event_set::WaitEventSet};
 use sys::{
     process::{self, ExitStatus},
     signal::Signal,
@@ -62,6 +62,36 @@ pub(crate) fn latch_has_one_owner() {
     assert_eq!(Latch::local().owner(), Some(me));
 }
 
+/// Each use of somebody else's latch that only its owner may make, and what comes of it.
+pub(crate) fn latch_of_another_is_refused() {
+    let node = Node::start();
+    let postmaster = process::current_pid();
+    let mut child = node.child(FIRST, |me| {
+        let latch = node.postmaster.latch();
+        latch.set();
+        assert_eq!(latch.own().unwrap_err().to_string(), format!("latch already owned by PID {postmaster}"));
+        assert_eq!(panic_of(|| latch.reset()), "cannot reset a latch owned by another process");
+        assert_eq!(panic_of(|| latch.disown()), "cannot disown a latch owned by another process");
+        assert!(latch.is_set() && latch.owner() == Some(postmaster));
+        // A child of the child has its handle, but not its latch.
+        let mut grandchild = Child::fork(|| {
+            let mut set = WaitEventSet::new(&me, 1).unwrap();
+            let panic = panic_of(|| drop(set.add_latch()));
+            assert_eq!(panic, "cannot wait on a latch owned by another process");
+            0
+        });
+        grandchild.join_well();
+    });
+    child.join_well();
+}
+
+fn panic_of(action: impl FnOnce()) -> String {
+    std::panic::set_hook(Box::new(|_| {}));
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(action)).unwrap_err();
+    let _own_hook = std::panic::take_hook();
+    panic.downcast_ref::<&str>().map(ToString::to_string).unwrap()
+}
+
 pub(crate) fn latch_wait_of_a_stranger_aborts() {
     let node = Node::start();
     let latch = node.postmaster.latch();
@@ -77,7 +107,7 @@ pub(crate) fn latch_wait_of_a_stranger_aborts() {
 pub(crate) fn latch_of_a_child_killed_while_it_attaches_is_free_again() {
     let node = Node::start();
     let latch = node.procs.slot(FIRST).latch();
-    node.procs.assign(FIRST);
+    node.procs.assign(FIRST).unwrap();
     let mut child = Child::fork(|| {
         latch.own().unwrap();
         process::kill(process::current_pid(), Signal::Kill).unwrap();

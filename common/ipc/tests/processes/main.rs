@@ -16,6 +16,7 @@ mod hazards;
 mod interrupts;
 mod latches;
 mod locks;
+mod newborns;
 mod postmaster_death;
 mod queues;
 mod sets;
@@ -70,10 +71,15 @@ const TESTS: &[Test] = tests![
     latches::latch_has_one_owner,
     latches::latch_of_a_child_killed_while_it_attaches_is_free_again,
     latches::latch_set_before_wait_ends_it_at_once,
+    latches::latch_of_another_is_refused,
     latches::latch_wait_of_a_stranger_aborts,
     latches::latches_wake_each_other_across_processes,
     locks::lwlock_excludes_other_processes,
     locks::shared_str_shows_nothing_but_what_was_written,
+    newborns::attach_fails_softly_in_a_slot_that_is_not_ready,
+    newborns::newborn_waits_on_a_latch_of_its_own,
+    newborns::slot_of_a_child_tells_whether_it_detached,
+    newborns::wait_event_set_follows_the_latch_of_its_process,
     postmaster_death::busy_child_dies_with_its_postmaster,
     postmaster_death::death_is_reported_to_who_asks,
     postmaster_death::grandchild_of_no_postmaster_is_not_attached,

@@ -85,7 +85,7 @@ pub(crate) fn grandchild_of_no_postmaster_is_not_attached() {
         let pid = fork_process(|| {
             outer.postmaster.close_in_child();
             let node = Node::start();
-            node.procs.assign(FIRST);
+            node.procs.assign(FIRST).unwrap();
             let pid = fork_process(|| {
                 node.postmaster.close_in_child();
                 outer.poll_for("the postmaster's end", || board.get(FOUND) == 1);

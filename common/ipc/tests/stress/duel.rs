@@ -45,7 +45,7 @@ pub(crate) fn run(rounds: u64, seed: u64) -> Result<String, String> {
     let board: &'static Board = shmem.alloc();
     let death = Box::leak(Box::new(PostmasterDeath::create().unwrap()));
     let postmaster = Postmaster::start(procs).unwrap();
-    procs.assign(OWNER);
+    procs.assign(OWNER).unwrap();
     let pid = fork_process(|| {
         postmaster.close_in_child();
         let me = Me::attach(procs, OWNER, BackendType::ClientBackend, death, &SIGNALS).unwrap();

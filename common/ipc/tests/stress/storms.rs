@@ -193,7 +193,7 @@ impl Storms {
     }
 
     fn give_birth(&mut self, member: usize) {
-        self.procs.assign(slot_of(member));
+        self.procs.assign(slot_of(member)).unwrap();
         let pid = fork_process(|| {
             self.postmaster.close_in_child();
             self.set = None;
