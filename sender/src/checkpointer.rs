@@ -9,12 +9,15 @@
 //! 3. primary: insert the checkpoint record with that redo and the horizon, flush;
 //! 4. replace the control file.
 //!
+//! When `archive_timeout` has passed since the last segment was complete, and something was logged since, it closes the
+//! segment, so that it can be archived.
+//!
 //! At `state_wal_limit` the startup process asks for step 2 alone.
 //!
-//! Normal stop: STOP (SIGUSR2), sent by the postmaster when no process but walsenders is left that could log. The
-//! walsenders are told INIT_STOPPING; when each is stopping or gone (they set this process' latch) the shutdown
-//! checkpoint becomes the last record of the log, which the walsenders then still have to send. SIGTERM is ignored, as
-//! init sends it to everybody. An unrequested exit is a crash of the node.
+//! Normal stop: STOP (SIGUSR2), sent by the postmaster when no process but walsenders and the archiver is left. The
+//! walsenders are told INIT_STOPPING; when each is stopping or gone (they set this process' latch) the segment is closed if
+//! it is to be archived, and the shutdown checkpoint becomes the last record of the log, which the walsenders then still
+//! have to send. SIGTERM is ignored, as init sends it to everybody. An unrequested exit is a crash of the node.
 //!
 //! Must never be added: anything that waits for a client.
 //!
@@ -32,6 +35,7 @@ use wal::lsn::Lsn;
 use wal::timestamp::Timestamp;
 use wal::xlog::{CheckPoint, CheckPointKind};
 
+use crate::archive_status;
 use crate::control::{ControlFile, NodeState};
 use crate::log::{fatal, panic_severity};
 use crate::memory_report::report_if_asked;
@@ -75,14 +79,22 @@ struct Checkpointer {
     xlog: Xlog,
     /// End of the log at the last checkpoint: nothing to do while it is still that.
     last_end: Lsn,
+    /// When archive_timeout last fell due.
+    switch_tried: MonoTime,
     /// Opened at the first use: the startup process creates the tables' file.
     tables: Option<engine::Checkpointer>,
 }
 
 /// Main function of the checkpointer; returns its exit status.
 pub fn checkpointer_main(node: &'static Node, me: Me) -> i32 {
-    let mut checkpointer =
-        Checkpointer { node, me, xlog: Xlog::new(node, me), last_end: Lsn::INVALID, tables: None };
+    let mut checkpointer = Checkpointer {
+        node,
+        me,
+        xlog: Xlog::new(node, me),
+        last_end: Lsn::INVALID,
+        switch_tried: MonoTime::ZERO,
+        tables: None,
+    };
     let mut due = clock::now().saturating_add(node.settings().checkpoint_timeout);
     loop {
         me.latch().reset();
@@ -100,7 +112,8 @@ pub fn checkpointer_main(node: &'static Node, me: Me) -> i32 {
             checkpointer.timed(wanted);
             due = next_due(due, now, node);
         }
-        wait_latch(&me, Some(due.saturating_since(clock::now())), WaitEvent::CheckpointerMain);
+        let next = checkpointer.switch_if_due(clock::now()).map_or(due, |switch| switch.min(due));
+        wait_latch(&me, Some(next.saturating_since(clock::now())), WaitEvent::CheckpointerMain);
     }
 }
 
@@ -126,6 +139,38 @@ impl Checkpointer {
             Err(error) => tracing::error!("checkpoint failed: {error}"),
         }
         node.checkpointer.done.fetch_add(1, Ordering::Release);
+    }
+
+    /// Closes the segment when `archive_timeout` has passed since the last one was complete and something was logged
+    /// since. Returns when that is due next.
+    fn switch_if_due(&mut self, now: MonoTime) -> Option<MonoTime> {
+        let timeout = self.node.settings().archive_timeout?;
+        if self.node.recovery.in_recovery() {
+            return None;
+        }
+        let completed_at = MonoTime::from_nanos(self.node.wal.segment_completed_at.load(Ordering::Relaxed));
+        let due = completed_at.max(self.switch_tried).saturating_add(timeout);
+        if now < due {
+            return Some(due);
+        }
+        self.switch_tried = now;
+        let before = self.log_end();
+        if before.0 > self.node.wal.segment_completed.load(Ordering::Relaxed) {
+            self.switch_segment();
+            // Nothing but the switch since the last checkpoint: no reason for another one, which would be a reason for
+            // another switch.
+            if before == self.last_end {
+                self.last_end = self.log_end();
+            }
+        }
+        Some(now.saturating_add(timeout))
+    }
+
+    fn switch_segment(&mut self) {
+        match self.xlog.switch_segment() {
+            Ok(_) => self.xlog.flush(self.node.wal.insert_lsn()),
+            Err(error) => tracing::error!("could not close a log segment for the archive: {error}"),
+        }
     }
 
     fn log_end(&self) -> Lsn {
@@ -214,6 +259,10 @@ impl Checkpointer {
     fn shut_down(&mut self) -> i32 {
         tracing::info!("shutting down");
         self.stop_walsenders();
+        if archive_status::is_archiving(self.node) && !self.node.recovery.in_recovery() {
+            // So that all but the shutdown checkpoint itself reaches the archive.
+            self.switch_segment();
+        }
         let result = if !self.node.recovery.in_recovery() {
             self.checkpoint(Some(CheckPointKind::Shutdown))
         } else if self.node.data.is_standby() {

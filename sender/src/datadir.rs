@@ -67,6 +67,11 @@ impl DataDir {
         self.root.join("pg_wal")
     }
 
+    /// `pg_wal/archive_status`, what of the log is in the archive.
+    pub fn archive_status(&self) -> PathBuf {
+        self.pg_wal().join("archive_status")
+    }
+
     /// `state/state.db`, the tables.
     pub fn state_db(&self) -> PathBuf {
         self.root.join("state").join("state.db")
@@ -174,7 +179,7 @@ impl DataDir {
                 "\"{root}\" is not a Walship data directory: it has no file \"control\"\nHINT:  Make one with \"primary init -D {root}\" or \"standby clone -D {root} --from CONNINFO\"."
             )));
         }
-        for folder in [self.pg_wal(), self.root.join("state")] {
+        for folder in [self.pg_wal(), self.archive_status(), self.root.join("state")] {
             if !folder.is_dir() {
                 return Err(DataDirError(format!(
                     "required directory \"{}\" does not exist",

@@ -11,7 +11,7 @@
 //! 4. [`startup`] answers the session, then commits the tables.
 //! 5. [`notify`] carries what NOTIFY says from session to session, beside the log.
 //! 6. [`walsender`] sends what is flushed; [`walwriter`] flushes what nobody waits for; [`checkpointer`] bounds
-//!    recovery and SQLite's own log.
+//!    recovery and SQLite's own log; [`archiver`] hands complete segments to a command.
 //!
 //! Invariants:
 //! - The tables never hold what is beyond the horizon, the log's durable part ([`xlog::WalCtl::horizon`]).
@@ -19,6 +19,8 @@
 //! - Nothing here runs before `fork` in the postmaster except [`node`]'s set-up: no SQLite, no log file is open there.
 #![forbid(unsafe_code)]
 
+pub mod archive_status;
+pub mod archiver;
 pub mod backend_status;
 mod buffered_socket;
 pub mod checkpointer;
@@ -37,6 +39,7 @@ pub mod recovery_state;
 pub mod requests;
 pub mod run;
 pub mod session;
+mod shell_text;
 pub mod startup;
 mod sync;
 pub mod wait;

@@ -20,6 +20,7 @@ use wal::segment::{self, SegmentNumber, SegmentSize};
 use wal::store::SegmentStore;
 use wal::timestamp::Timestamp;
 
+use crate::archiver::ArchiverCtl;
 use crate::backend_status::BackendStatus;
 use crate::configuration::Configuration;
 use crate::control::ControlFile;
@@ -74,6 +75,8 @@ pub struct Node {
     pub walsenders: &'static [WalSndSlot],
     /// The walreceiver's state (a standby's).
     pub walreceiver: &'static WalRcvCtl,
+    /// What the archiver has done.
+    pub archiver: &'static ArchiverCtl,
     /// Requests to the checkpointer; see [`crate::checkpointer`].
     pub checkpointer: &'static crate::checkpointer::CheckpointerCtl,
 }
@@ -116,6 +119,7 @@ impl Node {
             statuses: shmem.alloc_array(slots),
             walsenders: shmem.alloc_array(settings.max_wal_senders),
             walreceiver: shmem.alloc(),
+            archiver: shmem.alloc(),
             checkpointer: shmem.alloc(),
             procs,
             data,
@@ -128,6 +132,7 @@ impl Node {
         };
         node.wal.timeline.store(control.timeline, Ordering::Relaxed);
         node.recovery.in_recovery.store(1, Ordering::Relaxed);
+        node.archiver.reset_time.store(node.configuration.load_time().0, Ordering::Relaxed);
         Box::leak(Box::new(node))
     }
 

@@ -16,10 +16,13 @@ use postmaster::listen::ListenConfig;
 use postmaster::pid_file::PidFile;
 use postmaster::roles::Roles;
 use postmaster::server_loop::{self, Config};
+use postmaster::state::Archiving;
 use settings::Settings;
 use settings::file::FileError;
+use settings::table::ArchiveMode;
 use wal::segment::SegmentSize;
 
+use crate::archiver::archiver_main;
 use crate::checkpointer::checkpointer_main;
 use crate::control::ControlFile;
 use crate::datadir::DataDir;
@@ -88,8 +91,9 @@ fn prepare(data_dir: PathBuf, flags: &[(String, String)]) -> Result<Prepared, St
     check_addresses(&listen)?;
     let version =
         format!("Walship {} (PostgreSQL {} protocol)", env!("CARGO_PKG_VERSION"), settings.server_version);
+    let archiving = archiving(settings.archive_mode);
     let node = Node::create(data, settings, flags.to_vec(), &control, procs, &mut shmem);
-    Ok(Prepared { node, config: Config { pid_file, listen, version, procs, death } })
+    Ok(Prepared { node, config: Config { pid_file, listen, version, procs, death, archiving } })
 }
 
 /// Settings from the file and the flags, and what the data directory fixes.
@@ -119,6 +123,15 @@ fn conf_errors(data: &DataDir, errors: &[FileError]) -> String {
     format!("configuration file \"{}\" contains errors", path.display())
 }
 
+/// When the postmaster is to run an archiver.
+fn archiving(mode: ArchiveMode) -> Archiving {
+    match mode {
+        ArchiveMode::Off => Archiving::Off,
+        ArchiveMode::On => Archiving::Primary,
+        ArchiveMode::Always => Archiving::Always,
+    }
+}
+
 /// There is no authentication yet: nobody but this machine may connect.
 fn check_addresses(listen: &ListenConfig) -> Result<(), String> {
     for address in &listen.addresses {
@@ -144,6 +157,7 @@ fn serve(prepared: Prepared, walreceiver: Option<WalReceiverMain>) -> i32 {
         walwriter: &|me| walwriter_main(node, me),
         checkpointer: &|me| checkpointer_main(node, me),
         walreceiver: walreceiver.is_some().then_some(&receive),
+        archiver: &|me| archiver_main(node, me),
         backend: &|me, stream, peer| backend_main(node, me, stream, peer),
         dead_end: &|stream, peer, refusal| refuse_main(node, stream, peer, refusal),
         reload: &|| {},

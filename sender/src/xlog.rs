@@ -30,6 +30,7 @@ use ipc::lwlock::LwLock;
 use ipc::proc::ProcNumber;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
+use sys::clock;
 use wal::layout::{Chunk, Placement};
 use wal::lsn::Lsn;
 use wal::page::PAGE_SIZE;
@@ -38,6 +39,7 @@ use wal::segment::SegmentNumber;
 use wal::store::{SegmentStore, StoreError};
 use wal::timeline::TimelineId;
 
+use crate::archive_status;
 use crate::log::panic_severity;
 use crate::node::Node;
 use crate::ordering;
@@ -67,6 +69,10 @@ ipc::shared_struct! {
         pub horizon: AtomicU64,
         /// Timeline that records are inserted on, or followed on a standby.
         pub timeline: AtomicU32,
+        /// Flush LSN when a segment was completed last. Written under the write lock.
+        pub segment_completed: AtomicU64,
+        /// When that was: monotonic clock, ns. Likewise.
+        pub segment_completed_at: AtomicU64,
         /// fsyncs of the log since start; for pg_stat_wal and the benchmark.
         pub syncs: AtomicU64,
     }
@@ -135,6 +141,7 @@ impl Xlog {
         self.ctl().prepared.store(prepared.0, Ordering::Relaxed);
         self.publish(last_record, end);
         self.ctl().written.store(end.0, Ordering::Release);
+        self.note_segment_completed(end);
         drop(guard);
         self.prepare_ahead()
     }
@@ -299,12 +306,18 @@ impl Xlog {
             return false;
         };
         let target = self.ctl().insert_lsn();
-        let moved = target > self.ctl().flush_lsn();
+        let before = self.ctl().flush_lsn();
+        let moved = target > before;
         if moved {
             self.write_to(target);
             self.sync(target);
             ordering::publish_position(&self.ctl().flushed, target.0);
             self.ctl().advance_horizon(target);
+            let size = self.node.segment_size;
+            if size.number_of(before) != size.number_of(target) {
+                self.note_segment_completed(target);
+                archive_status::note_complete(self.node, before, target);
+            }
         }
         drop(guard);
         self.wake_flush_waiters();
@@ -312,6 +325,11 @@ impl Xlog {
             self.node.wake_walsenders();
         }
         true
+    }
+
+    fn note_segment_completed(&self, flushed: Lsn) {
+        self.ctl().segment_completed.store(flushed.0, Ordering::Relaxed);
+        self.ctl().segment_completed_at.store(clock::now().as_nanos(), Ordering::Relaxed);
     }
 
     /// Writes whole pages up to the one that holds the byte before `upto`. Under the write lock.

@@ -192,6 +192,8 @@ pub enum View {
     StatReplication,
     /// The walreceiver's one row while there is one
     StatWalReceiver,
+    /// The archiver's one row
+    StatArchiver,
     /// One row per setting
     Settings,
     /// One row per process, the postmaster among them
@@ -278,6 +280,19 @@ pub const VIEWS: &[ViewRow] = &[
         ],
     },
     ViewRow {
+        name: "pg_stat_archiver",
+        view: View::StatArchiver,
+        columns: &[
+            ("archived_count", Type::Int8),
+            ("last_archived_wal", Type::Text),
+            ("last_archived_time", Type::Timestamptz),
+            ("failed_count", Type::Int8),
+            ("last_failed_wal", Type::Text),
+            ("last_failed_time", Type::Timestamptz),
+            ("stats_reset", Type::Timestamptz),
+        ],
+    },
+    ViewRow {
         name: "pg_settings",
         view: View::Settings,
         columns: &[
@@ -354,6 +369,7 @@ mod tests {
                 ("pg_stat_activity", 22),
                 ("pg_stat_replication", 20),
                 ("pg_stat_wal_receiver", 15),
+                ("pg_stat_archiver", 7),
                 ("pg_settings", 17),
                 ("pg_stat_latch", 8),
                 ("pg_listening_channels", 1)

@@ -65,7 +65,7 @@ pub enum Outcome {
 }
 
 /// Runs `/bin/sh -c text` in `directory` until it has ended, publishing `event` while it waits; see the header for
-/// `until`. Sets the own latch before it returns: it has consumed sets that were meant for its caller.
+/// `until`. A set of the own latch is not lost to the caller: the latch is set again before this returns.
 ///
 /// # Errors
 /// EAGAIN, ENOMEM, EMFILE: nothing was run, or nothing is left of it. InvalidInput for a text with a zero byte.
@@ -78,21 +78,28 @@ pub fn run(
 ) -> io::Result<Outcome> {
     let mut command = Command::start(text, directory)?;
     let mut set = WaitEventSet::new(me, 3)?;
-    set.add_latch()?;
+    let latch = set.add_latch()?;
     set.add_postmaster_death(OnPostmasterDeath::Exit)?;
     set.add_child_exit(command.pidfd())?;
     let mut occurred = Vec::new();
     let mut force = Force::None;
+    let mut woken = false;
     loop {
-        me.latch().reset();
         let wanted = until();
         let deadline = force.apply(&command, wanted, clock::now());
         if let Some(status) = command.collect()? {
-            me.latch().set();
+            if woken {
+                me.latch().set();
+            }
             return Ok(if force == Force::None { Outcome::Ended(status) } else { Outcome::Stopped(status) });
         }
         let timeout = deadline.map(|deadline| deadline.saturating_since(clock::now()));
         set.wait(timeout, event, &mut occurred)?;
+        // Only when it was seen to be set: to the caller a set may mean work, so none must be made up.
+        if occurred.iter().any(|occurred| occurred.position == latch) {
+            me.latch().reset();
+            woken = true;
+        }
     }
 }
 

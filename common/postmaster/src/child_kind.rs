@@ -32,6 +32,8 @@ pub enum ChildKind {
     WalSender,
     /// Tells one client why it is not let in; has no slot.
     DeadEnd,
+    /// Hands finished segments to the archive command; when archive_mode is on.
+    Archiver,
 }
 
 /// One row of the table.
@@ -100,11 +102,18 @@ pub const KINDS: [KindRow; ChildKind::COUNT] = [
         fixed_number: None,
         signals: SignalTable::INSIDE_SQLITE,
     },
+    KindRow {
+        kind: ChildKind::Archiver,
+        log_name: "archiver process",
+        backend_type: Some(BackendType::Archiver),
+        fixed_number: Some(ProcNumber::ARCHIVER),
+        signals: SignalTable::STANDARD,
+    },
 ];
 
 impl ChildKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 8;
 
     /// Every kind, in table order.
     pub fn all() -> impl Iterator<Item = ChildKind> {
@@ -119,7 +128,7 @@ impl ChildKind {
 
 /// A set of kinds: whom a signal is for, who is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KindSet(u8);
+pub struct KindSet(u16);
 
 impl KindSet {
     /// Every child.
@@ -130,7 +139,7 @@ impl KindSet {
         let mut bits = 0;
         let mut i = 0;
         while i < kinds.len() {
-            bits |= 1 << kinds[i] as u8;
+            bits |= 1 << kinds[i] as u16;
             i += 1;
         }
         KindSet(bits)
@@ -138,12 +147,12 @@ impl KindSet {
 
     /// This set without one kind.
     pub const fn without(self, kind: ChildKind) -> KindSet {
-        KindSet(self.0 & !(1 << kind as u8))
+        KindSet(self.0 & !(1 << kind as u16))
     }
 
     /// Whether the kind is in the set.
     pub fn contains(self, kind: ChildKind) -> bool {
-        self.0 & (1 << kind as u8) != 0
+        self.0 & (1 << kind as u16) != 0
     }
 }
 

@@ -161,6 +161,7 @@ fn auxiliary_main<'a>(roles: &Roles<'a>, kind: ChildKind) -> Option<AuxiliaryMai
         ChildKind::WalWriter => Some(roles.walwriter),
         ChildKind::Checkpointer => Some(roles.checkpointer),
         ChildKind::WalReceiver => roles.walreceiver,
+        ChildKind::Archiver => Some(roles.archiver),
         ChildKind::Backend | ChildKind::WalSender | ChildKind::DeadEnd => None,
     }
 }

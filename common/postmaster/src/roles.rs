@@ -4,9 +4,9 @@
 //! for FATAL (this process alone is done for); anything else, and a death by a signal, stops the node. It must leave by
 //! returning: only then does the epilogue detach it from its slot, and a child that ends attached counts as crashed.
 //!
-//! What each is told: SIGTERM ([`ipc::interrupt::Interrupts::TERMINATE`]) to all but checkpointer and walsenders; SIGUSR2
-//! (`STOP`) to the checkpointer: shutdown checkpoint, then exit 0; SIGUSR2 to walsenders: drain, then exit 0; SIGHUP
-//! (`CONFIG_RELOAD`) to all; SIGQUIT ends each at once.
+//! What each is told: SIGTERM ([`ipc::interrupt::Interrupts::TERMINATE`]) to all but checkpointer, archiver and
+//! walsenders; SIGUSR2 (`STOP`) to the checkpointer: shutdown checkpoint, then exit 0; SIGUSR2 to walsenders and archiver:
+//! what is left, then exit 0; SIGHUP (`CONFIG_RELOAD`) to all; SIGQUIT ends each at once.
 
 use std::fmt;
 
@@ -30,6 +30,9 @@ pub struct Roles<'a> {
     pub checkpointer: AuxiliaryMain<'a>,
     /// Launched on `START_WALRECEIVER`; may end whenever it likes. `None` on a node that can't be a standby.
     pub walreceiver: Option<AuxiliaryMain<'a>>,
+    /// Archives what is finished, until SIGUSR2; then what is left. Launched as [`crate::state::Archiving`] says; may give up
+    /// with status 1, and is launched again.
+    pub archiver: AuxiliaryMain<'a>,
     /// Serves a client; turns itself into a walsender if that is what the client wants.
     pub backend: &'a dyn Fn(Me, Stream, PeerAddr) -> i32,
     /// Tells a client why it is not let in. Has no slot; may still pass on a cancel request. SIGQUIT ends it.

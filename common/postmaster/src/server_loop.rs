@@ -32,7 +32,7 @@ use crate::child_table::ChildTable;
 use crate::listen::{ListenConfig, ListenError, Listeners};
 use crate::pid_file::{LockFileError, PidFile};
 use crate::roles::Roles;
-use crate::state::{Input, Output, ShutdownMode, StateMachine};
+use crate::state::{Archiving, Input, Output, ShutdownMode, StateMachine};
 
 /// How often postmaster.pid is looked at.
 const PID_FILE_CHECK_INTERVAL: Duration = Duration::from_secs(60);
@@ -55,6 +55,8 @@ pub struct Config {
     pub procs: &'static ProcArray,
     /// The death pipe, made by this process.
     pub death: &'static PostmasterDeath,
+    /// When an archiver is to run.
+    pub archiving: Archiving,
 }
 
 /// How the postmaster is to exit.
@@ -134,7 +136,7 @@ pub(crate) struct Server<'a> {
 
 impl<'a> Server<'a> {
     fn start(config: Config, roles: &'a Roles<'a>) -> Result<Server<'a>, RunError> {
-        let Config { mut pid_file, listen, procs, death, .. } = config;
+        let Config { mut pid_file, listen, procs, death, archiving, .. } = config;
         let children = ChildTable::new(procs);
         let Waiting { postmaster, listeners, wait_set, listen_positions } =
             match Waiting::open(&listen, &mut pid_file, procs, children.children_max()) {
@@ -150,7 +152,7 @@ impl<'a> Server<'a> {
             procs,
             death,
             postmaster,
-            machine: StateMachine::new(),
+            machine: StateMachine::new(archiving),
             children,
             listeners,
             wait_set: Some(wait_set),

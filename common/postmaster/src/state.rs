@@ -19,7 +19,7 @@
 //!        v          (crash, immediate: until all but dead-end children are gone)      SIGQUIT all, SIGKILL after 5 s
 //!  SHUTDOWN         SIGUSR2 checkpointer (walsenders go to STOPPING, shutdown checkpoint);    until it exits 0
 //!        v
-//!  SHUTDOWN_2       SIGUSR2 walsenders (send what is left, end the stream);                   until they are gone
+//!  SHUTDOWN_2       SIGUSR2 walsenders, archiver (send, archive what is left);                until they are gone
 //!        v
 //!  WAIT_DEAD_END    listen sockets closed, SIGQUIT dead-end children;                         until they are gone
 //!        v
@@ -29,15 +29,16 @@
 //! | state | runs | new connection |
 //! |---|---|---|
 //! | STARTUP | startup, checkpointer, walreceiver if asked for | 57P03 starting up |
-//! | RECOVERY | the same | 57P03 not yet accepting connections |
+//! | RECOVERY | the same, the archiver if it is to archive always | 57P03 not yet accepting connections |
 //! | HOT_STANDBY | the same, backends, walsenders | let in |
-//! | RUN | startup, checkpointer, walwriter, backends, walsenders | let in |
+//! | RUN | startup, checkpointer, walwriter, archiver if there is to be one, backends, walsenders | let in |
 //! | after a shutdown request | what was not told to stop yet | 57P03 shutting down |
 //! | after a crash | nothing | 57P03 in recovery mode |
 //!
 //! Invariants:
 //! - A shutdown request only escalates: smart, fast, immediate.
-//! - Walsenders outlive the checkpointer: the shutdown checkpoint record reaches the standbys.
+//! - Walsenders outlive the checkpointer: the shutdown checkpoint record reaches the standbys. So does the archiver: the
+//!   segment that the checkpointer closes reaches the archive.
 //! - The startup process outlives the client backends: a session's write is answered before its writer goes.
 //! - After a crash nothing is launched; [`StateMachine::all_children_gone`] is the one place that decides what follows.
 //!
@@ -62,6 +63,20 @@ pub const SIGKILL_AFTER: Duration = Duration::from_secs(5);
 
 /// When a child could not be forked: how long until the next attempt.
 pub const RELAUNCH_AFTER: Duration = Duration::from_secs(1);
+
+/// The least time between two births of an archiver: one that gives up at once would be born for ever.
+pub const ARCHIVER_RESTART_INTERVAL: Duration = Duration::from_secs(10);
+
+/// When an archiver is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Archiving {
+    /// Never.
+    Off,
+    /// While the node writes the log.
+    Primary,
+    /// While it follows another's log, too.
+    Always,
+}
 
 /// Where the node is in its life; see the diagram above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -153,11 +168,16 @@ pub struct StateMachine {
     sigkill_at: Option<MonoTime>,
     /// Until when nothing is launched because a fork has failed.
     relaunch_at: Option<MonoTime>,
+    archiving: Archiving,
+    /// When the last archiver was launched.
+    archiver_launched_at: Option<MonoTime>,
+    /// Until when no archiver is launched because the last one ended too soon.
+    archiver_again_at: Option<MonoTime>,
 }
 
 impl StateMachine {
     /// A machine in STARTUP; its first input is [`Input::Start`].
-    pub fn new() -> StateMachine {
+    pub fn new(archiving: Archiving) -> StateMachine {
         StateMachine {
             state: PmState::Startup,
             shutdown: None,
@@ -166,6 +186,9 @@ impl StateMachine {
             walreceiver_requested: false,
             sigkill_at: None,
             relaunch_at: None,
+            archiving,
+            archiver_launched_at: None,
+            archiver_again_at: None,
         }
     }
 
@@ -176,7 +199,7 @@ impl StateMachine {
 
     /// When [`Input::Tick`] is due even if nothing happens.
     pub fn deadline(&self) -> Option<MonoTime> {
-        [self.sigkill_at, self.relaunch_at].into_iter().flatten().min()
+        [self.sigkill_at, self.relaunch_at, self.archiver_again_at].into_iter().flatten().min()
     }
 
     /// Whether a new client may come in, as far as the state is concerned (slots are the child table's concern).
@@ -220,7 +243,17 @@ impl StateMachine {
             ChildKind::Startup | ChildKind::Checkpointer => serving,
             ChildKind::WalWriter => self.state == PmState::Run,
             ChildKind::WalReceiver => serving && self.state != PmState::Run && self.walreceiver_requested,
+            ChildKind::Archiver => self.archives() && self.archiver_again_at.is_none(),
             ChildKind::Backend | ChildKind::WalSender | ChildKind::DeadEnd => false,
+        }
+    }
+
+    /// Whether the state is one in which the node archives.
+    fn archives(&self) -> bool {
+        match self.archiving {
+            Archiving::Off => false,
+            Archiving::Primary => self.state == PmState::Run,
+            Archiving::Always => (PmState::Recovery..=PmState::Run).contains(&self.state),
         }
     }
 
@@ -241,6 +274,10 @@ impl StateMachine {
             }
             (_, ExitStatus::Exited(code)) => matches!(code, 0 | 1),
         };
+        if end.kind == ChildKind::Archiver {
+            let again = self.archiver_launched_at.map(|at| at.saturating_add(ARCHIVER_RESTART_INTERVAL));
+            self.archiver_again_at = again.filter(|again| *again > step.now);
+        }
         if in_order && (end.detached || self.quitting()) {
             if end.kind == ChildKind::Checkpointer && self.state == PmState::Shutdown {
                 self.enter(step, PmState::Shutdown2);
@@ -374,6 +411,9 @@ impl StateMachine {
         if self.relaunch_at.is_some_and(|at| at <= step.now) {
             self.relaunch_at = None;
         }
+        if self.archiver_again_at.is_some_and(|at| at <= step.now) {
+            self.archiver_again_at = None;
+        }
     }
 
     /// Goes on to the next state for as long as nobody is left to wait for.
@@ -419,7 +459,7 @@ impl StateMachine {
                 }
                 step.push(Output::Signal(KindSet::of(&[ChildKind::Checkpointer]), Signal::Usr2));
             }
-            PmState::Shutdown2 => step.signal(KindSet::of(&[ChildKind::WalSender]), Signal::Usr2),
+            PmState::Shutdown2 => step.signal(STOPPED_LAST, Signal::Usr2),
             PmState::WaitDeadEnd => {
                 step.push(Output::StopListening);
                 step.signal(KindSet::of(&[ChildKind::DeadEnd]), Signal::Quit);
@@ -454,17 +494,13 @@ impl StateMachine {
         for kind in ChildKind::all() {
             if self.wants(kind) && step.census.count(kind) == 0 {
                 step.push(Output::Launch(kind));
-                if kind == ChildKind::WalReceiver {
-                    self.walreceiver_requested = false;
+                match kind {
+                    ChildKind::WalReceiver => self.walreceiver_requested = false,
+                    ChildKind::Archiver => self.archiver_launched_at = Some(step.now),
+                    _ => {}
                 }
             }
         }
-    }
-}
-
-impl Default for StateMachine {
-    fn default() -> StateMachine {
-        StateMachine::new()
     }
 }
 
@@ -473,6 +509,9 @@ const STOPPED_FIRST: KindSet = KindSet::of(&[ChildKind::Backend, ChildKind::WalR
 
 /// Told to stop on entry to WAIT_BACKENDS.
 const STOPPED_SECOND: KindSet = KindSet::of(&[ChildKind::Startup, ChildKind::WalWriter]);
+
+/// Told to stop on entry to SHUTDOWN_2.
+const STOPPED_LAST: KindSet = KindSet::of(&[ChildKind::WalSender, ChildKind::Archiver]);
 
 const ALL_BUT_DEAD_END: KindSet = KindSet::ALL.without(ChildKind::DeadEnd);
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use ipc::pm_signal::PmSignal;
 use postmaster::child_kind::{Census, ChildEnd, ChildKind, KindSet};
-use postmaster::state::{Input, Output, ShutdownMode, StateMachine};
+use postmaster::state::{Archiving, Input, Output, ShutdownMode, StateMachine};
 use sys::clock::MonoTime;
 use sys::process::{ExitStatus, Pid};
 
 const NAMES: [&str; ChildKind::COUNT] =
-    ["startup", "walwriter", "checkpointer", "walreceiver", "backend", "walsender", "dead-end"];
+    ["startup", "walwriter", "checkpointer", "walreceiver", "backend", "walsender", "dead-end", "archiver"];
 
 #[test]
 fn scripts_cause_exactly_the_outputs_that_they_list() {
@@ -68,7 +68,12 @@ struct Node {
 
 impl Node {
     fn new() -> Node {
-        Node { machine: StateMachine::new(), now: MonoTime::from_nanos(1), living: [0; ChildKind::COUNT] }
+        Node::archiving(Archiving::Off)
+    }
+
+    fn archiving(archiving: Archiving) -> Node {
+        let machine = StateMachine::new(archiving);
+        Node { machine, now: MonoTime::from_nanos(1), living: [0; ChildKind::COUNT] }
     }
 
     fn answer(&self, question: &str) -> String {
@@ -98,6 +103,14 @@ impl Node {
                     "pmsignal START_WALRECEIVER",
                     "pmsignal BEGIN_HOT_STANDBY",
                 ]);
+            }
+            ["archiving", when] => {
+                *self = Node::archiving(match when {
+                    "on" => Archiving::Primary,
+                    "always" => Archiving::Always,
+                    _ => panic!("unknown input {line}"),
+                });
+                return Vec::new();
             }
             ["start"] => Input::Start,
             ["connect"] => self.born(ChildKind::Backend),

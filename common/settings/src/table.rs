@@ -207,6 +207,18 @@ words! {
     }
 }
 
+words! {
+    /// What a node archives.
+    ArchiveMode {
+        /// Nothing.
+        Off = "off" | "false" | "no" | "0",
+        /// The log that it writes.
+        On = "on" | "true" | "yes" | "1",
+        /// The log that it follows as a standby, too.
+        Always = "always",
+    }
+}
+
 const FIXED_ON: &[(&str, &str)] = &[("on", "on"), ("true", "on"), ("yes", "on"), ("1", "on")];
 const FIXED_READ_COMMITTED: &[(&str, &str)] = &[("read committed", "read committed")];
 /// psql without a locale asks for SQL_ASCII; text goes through untouched, as UTF-8, in both cases.
@@ -242,6 +254,7 @@ const MEMORY: &str = "Resource Usage / Memory";
 const KERNEL: &str = "Resource Usage / Kernel Resources";
 const WAL: &str = "Write-Ahead Log / Settings";
 const CHECKPOINTS: &str = "Write-Ahead Log / Checkpoints";
+const ARCHIVING: &str = "Write-Ahead Log / Archiving";
 const SENDING: &str = "Replication / Sending Servers";
 const STANDBY: &str = "Replication / Standby Servers";
 const LOG_WHEN: &str = "Reporting and Logging / When to Log";
@@ -354,6 +367,16 @@ table! {
         checkpoint_timeout: Duration = in_unit(Unit::Seconds, 1, 86_400), Value::Int(300), Sighup;
         /// Sets the size of state.db-wal at which it is checkpointed and started over.
         state_wal_limit: u64 = in_unit(Unit::Megabytes, 1, 65_536), Value::Int(64), Sighup;
+    }
+    ARCHIVING {
+        /// Allows archiving of WAL files using archive_command.
+        archive_mode: ArchiveMode = Kind::Enum(ArchiveMode::OPTIONS), text("off"), Postmaster;
+        /// Sets the shell command that will be called to archive a WAL file.
+        archive_command: String = Kind::Text, text(""), Sighup;
+        /// Sets the amount of time to wait before forcing a switch to the next WAL file.
+        archive_timeout: Option<Duration> = in_unit(Unit::Seconds, 0, INT_MAX / 2), Value::Int(0), Sighup;
+        /// Sets the time that an archive command gets once the node shuts down.
+        archiver_shutdown_timeout: Option<Duration> = in_unit(Unit::Milliseconds, 0, INT_MAX), Value::Int(30_000), Sighup;
     }
     SENDING {
         /// Sets the maximum number of simultaneously running WAL sender processes.

@@ -23,6 +23,7 @@ use ipc::interrupt::Interrupts;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
 use ipc::wait_event_set::SocketEvents;
+use sender::archive_status;
 use sender::backend_status::cut;
 use sender::client::{ClientError, ServerConnection, SessionKind, StreamStart, Streamed};
 use sender::log::{fatal, panic_severity};
@@ -166,6 +167,8 @@ struct WalReceiver {
     stream: Stream,
     /// Everything before this is durable, of what this process wrote.
     synced: Lsn,
+    /// Segments before this have their archive status.
+    noted: Lsn,
     /// Messages may be there that no wait will report: reading was stopped for an fsync.
     more: bool,
 }
@@ -190,7 +193,8 @@ impl WalReceiver {
         };
         let stream = Stream::new(clock::now(), begin, timing);
         let store = node.segment_store();
-        WalReceiver { node, me, upstream, store, timeline, stream, synced: start, more: true }
+        let noted = start.min(node.wal.horizon());
+        WalReceiver { node, me, upstream, store, timeline, stream, synced: start, noted, more: true }
     }
 
     fn run(mut self) -> Result<Never, End> {
@@ -316,10 +320,15 @@ impl WalReceiver {
     }
 
     /// Tells the node how far its log is durable and decided.
-    fn publish(&self, flush: Lsn, horizon: Lsn) {
+    fn publish(&mut self, flush: Lsn, horizon: Lsn) {
         let wal = self.node.wal;
         wal.flushed.fetch_max(flush.0, Ordering::AcqRel);
         wal.advance_horizon(horizon);
+        let decided = flush.min(horizon);
+        if decided > self.noted {
+            archive_status::note_complete(self.node, self.noted, decided);
+            self.noted = decided;
+        }
         self.node.wake_startup();
         self.node.wake_walsenders();
     }

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use engine::catalog::{Function, SystemInfo, SystemValue, View};
@@ -98,7 +98,8 @@ impl SystemInfo for SessionInfo {
                 .with_hint("Use SELECT * FROM pg_listening_channels()."));
             }
             Function::NotificationQueueUsage => SystemValue::Float(node.notify.usage()),
-            Function::WalLsnDiff | Function::WalfileName => {
+            Function::WalfileName => self.walfile_name(arguments)?,
+            Function::WalLsnDiff => {
                 return Err(SqlError::new(
                     SqlState::INTERNAL_ERROR,
                     "a pure function was asked of the session",
@@ -112,6 +113,7 @@ impl SystemInfo for SessionInfo {
             View::StatActivity => self.active().map(|(number, proc)| self.activity(number, proc)).collect(),
             View::StatReplication => self.replication(),
             View::StatWalReceiver => self.walreceiver(),
+            View::StatArchiver => vec![self.archiver()],
             View::StatLatch => self.latches(),
             View::ListeningChannels => {
                 let notifications = self.notifications.borrow();
@@ -134,6 +136,23 @@ impl SessionInfo {
                 .with_hint("WAL control functions cannot be executed during recovery."));
         }
         Ok(self.node)
+    }
+
+    /// The segment that a log ends in which ends at that position.
+    fn walfile_name(&self, arguments: &[SystemValue]) -> Result<SystemValue, SqlError> {
+        let node = self.node;
+        if node.recovery.in_recovery() {
+            return Err(SqlError::new(SqlState(*b"55000"), "recovery is in progress")
+                .with_hint("pg_walfile_name() cannot be executed during recovery."));
+        }
+        let text = arguments.first().map(text).unwrap_or_default();
+        let position: Lsn = text.trim().parse().map_err(|_| {
+            SqlError::new(
+                SqlState::INVALID_TEXT_REPRESENTATION,
+                format!("invalid input syntax for type pg_lsn: \"{text}\""),
+            )
+        })?;
+        Ok(node.segment_name(node.segment_size.number_before(position)).into())
     }
 
     fn switch_wal(&self) -> Result<SystemValue, SqlError> {
@@ -265,7 +284,7 @@ impl SessionInfo {
     fn activity(&self, number: ProcNumber, proc: &Proc) -> Vec<SystemValue> {
         let status = &self.node.statuses[number.index()];
         let is_session = number >= ProcNumber::FIRST_BACKEND;
-        let when = |micros: &std::sync::atomic::AtomicI64| time(micros.load(Ordering::Relaxed));
+        let when = |micros: &AtomicI64| time(micros.load(Ordering::Relaxed));
         let session_text = |text: String| if is_session { text.into() } else { NULL };
         let wait = proc.wait_event();
         vec![
@@ -374,6 +393,22 @@ impl SessionInfo {
             shared.sender_port.load(Ordering::Relaxed).into(),
             shared.conninfo.get().into(),
         ]]
+    }
+
+    fn archiver(&self) -> Vec<SystemValue> {
+        let shared = self.node.archiver;
+        let count =
+            |count: &AtomicU64| i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX).into();
+        let when = |micros: &AtomicI64| time(micros.load(Ordering::Relaxed));
+        vec![
+            count(&shared.archived_count),
+            text_or_null(shared.last_archived_wal.get()),
+            when(&shared.last_archived_time),
+            count(&shared.failed_count),
+            text_or_null(shared.last_failed_wal.get()),
+            when(&shared.last_failed_time),
+            when(&shared.reset_time),
+        ]
     }
 
     fn setting(&self, number: SettingNumber) -> Vec<SystemValue> {

@@ -27,6 +27,7 @@ use ipc::interrupt::Interrupts;
 use ipc::pm_signal::PmSignal;
 use ipc::process::Me;
 
+use crate::archive_status;
 use crate::log::fatal;
 use crate::node::Node;
 
@@ -76,11 +77,19 @@ fn run(node: &'static Node, me: Me) -> Result<(), StartupError> {
         return Ok(());
     };
     if standby {
+        catch_up_archive(node)?;
         return follow::follow(node, &me, recovered);
     }
     let writer = writer::Writer::start(node, me, recovered)?;
+    catch_up_archive(node)?;
     me.pm_signal(PmSignal::RECOVERY_DONE);
     writer.run()
+}
+
+/// Completed segments whose status was lost, or that date from before there was an archive.
+fn catch_up_archive(node: &Node) -> Result<(), StartupError> {
+    archive_status::catch_up(node, node.wal.horizon().min(node.wal.flush_lsn()))
+        .map_err(|error| StartupError::new(format!("could not make archive status files: {error}")))
 }
 
 /// Whether this process was told to end.

@@ -25,6 +25,7 @@ use postmaster::pid_file::{Inspection, PidFile, PidFileLines, inspect};
 use postmaster::refusal::Refusal;
 use postmaster::roles::Roles;
 use postmaster::server_loop::{Config, run};
+use postmaster::state::Archiving;
 use sys::clock;
 use sys::fork::fork_process;
 use sys::net::{PeerAddr, Stream};
@@ -229,6 +230,7 @@ fn postmaster_main(kind: Kind, data_dir: &Path, port: u16, backends: u32, journa
         version: "Testship 1".to_owned(),
         procs: ProcArray::create(&shmem, ProcNumber::FIRST_BACKEND.0 + backends),
         death: Box::leak(Box::new(PostmasterDeath::create().expect("a pipe"))),
+        archiving: Archiving::Primary,
     };
     let walreceiver = |me| until(me, "walreceiver", Interrupts::TERMINATE, &say);
     let roles = Roles {
@@ -236,6 +238,7 @@ fn postmaster_main(kind: Kind, data_dir: &Path, port: u16, backends: u32, journa
         walwriter: &|me| until(me, "walwriter", Interrupts::TERMINATE, &say),
         checkpointer: &|me| checkpointer_main(me, &say),
         walreceiver: (kind == Kind::Standby).then_some(&walreceiver),
+        archiver: &|me| until(me, "archiver", Interrupts::STOP, &say),
         backend: &|me, stream, peer| backend_main(me, stream, peer, &say),
         dead_end: &dead_end_main,
         reload: &|| say("postmaster reloads"),

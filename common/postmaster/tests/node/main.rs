@@ -40,6 +40,7 @@ fn main() {
         immediate_shutdown_ends_all_at_once,
         immediate_shutdown_kills_who_does_not_listen_after_five_seconds,
         reload_reaches_the_postmaster_and_all_children,
+        killed_archiver_stops_the_node,
         killed_backend_stops_the_node,
         backend_that_ends_attached_stops_the_node,
         backend_that_ends_with_1_is_nobodys_concern_and_frees_its_slot,
@@ -126,6 +127,7 @@ fn fast_shutdown_goes_in_order_with_walsenders_last() {
         "database system is shut down",
     ]);
     node.assert_order(&["backend ends", "walwriter ends", "checkpointer ends"]);
+    node.assert_order(&["shutdown checkpoint", "archiver ends"]);
     let left = std::fs::read_dir(dir.path()).expect("readable").count();
     assert_eq!(left, 0, "pid file, socket and its lock file are removed");
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
@@ -208,6 +210,18 @@ fn killed_backend_stops_the_node() {
     assert!(!node.text().contains("ends"));
     assert_eq!(inspect(dir.path()).expect("readable"), Inspection::NoFile);
     Node::primary(dir.path());
+}
+
+fn killed_archiver_stops_the_node() {
+    let dir = data_dir();
+    let mut node = Node::primary(dir.path());
+    let archiver = node.pid_of("archiver");
+    kill(archiver, Signal::Kill).expect("it lives");
+    assert_eq!(node.join(), ExitStatus::Exited(1));
+    node.assert_order(&[
+        &format!("archiver process (PID {archiver}) was terminated by signal 9: Killed"),
+        "terminating any other active server processes",
+    ]);
 }
 
 fn backend_that_ends_attached_stops_the_node() {
