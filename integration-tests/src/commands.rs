@@ -125,6 +125,13 @@ pub fn pg_waldump(dir: &Path, start: &str) -> Said {
     run(command)
 }
 
+/// pg_waldump over the log in `dir` between two segments.
+pub fn pg_waldump_segments(dir: &Path, first: &str, last: &str) -> Said {
+    let mut command = Command::new(programs::postgres("pg_waldump"));
+    command.env("LC_ALL", "C").arg(dir.join(first)).arg(last);
+    run(command)
+}
+
 /// The upsert of a random key that the benchmark calls `put`: 100 bytes into one of 100,000 keys.
 pub fn put_script() -> String {
     let value = "x".repeat(100);

@@ -29,6 +29,7 @@ pub mod client;
 pub mod cluster;
 pub mod commands;
 pub mod digest;
+pub mod disk;
 pub mod latch_benchmark;
 pub mod load;
 pub mod node;

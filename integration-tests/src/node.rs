@@ -3,6 +3,7 @@
 //! It is started as a user starts it and known by what a user sees. The port is taken from line 4 of postmaster.pid
 //! after the first start and kept over restarts, so that a standby finds its primary again. Dropping a node kills it.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -43,6 +44,8 @@ pub struct Node {
     log: PathBuf,
     /// `name=value`, given with `-c` at every start.
     pub settings: Vec<String>,
+    /// Program and arguments that its program is put behind, such as strace's; none as a rule.
+    pub wrapper: Vec<OsString>,
     postmaster: Option<Child>,
     port: u16,
 }
@@ -77,6 +80,7 @@ impl Node {
             // Beside the data directories, not on the disk that one of them may fill.
             log: scenario.path(&format!("{}.log", name.replace('/', "-"))),
             settings: SETTINGS.iter().map(|setting| (*setting).to_owned()).collect(),
+            wrapper: Vec::new(),
             postmaster: None,
             port: 0,
         }
@@ -156,8 +160,10 @@ impl Node {
     pub fn spawn(&mut self) {
         assert!(self.postmaster.is_none(), "{} runs already", self.name());
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let mut command = Command::new(programs::walship(self.role.program()));
-        command.arg("run").arg("-D").arg(&self.dir).arg("-c").arg(format!("port={}", self.port));
+        let program = programs::walship(self.role.program()).into_os_string();
+        let mut words = self.wrapper.iter().chain([&program]);
+        let mut command = Command::new(words.next().expect("a program at least"));
+        command.args(words).arg("run").arg("-D").arg(&self.dir).arg("-c").arg(format!("port={}", self.port));
         for setting in &self.settings {
             command.arg("-c").arg(setting);
         }

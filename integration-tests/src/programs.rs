@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Where Debian keeps the server programs, which are not in PATH.
 const DEBIAN: &str = "/usr/lib/postgresql/15/bin";
@@ -39,4 +40,20 @@ pub fn postgres(name: &str) -> PathBuf {
             Path::new(DEBIAN).display()
         )
     })
+}
+
+/// Run by cargo, a program of this crate has the programs that it needs built too: cargo builds only what it was asked to
+/// run.
+pub fn build() {
+    let Some(cargo) = env::var_os("CARGO") else { return };
+    let own = env::current_exe().expect("an executable has a path");
+    let profile = own.parent().expect("a file has a directory");
+    let mut build = Command::new(cargo);
+    build.args(["build", "--quiet", "-p", "sender", "-p", "receiver"]);
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    build.arg("--target-dir").arg(profile.parent().expect("a profile is in a target directory"));
+    let built = build.status().expect("cargo can be run");
+    assert!(built.success(), "the programs could not be built");
 }

@@ -13,7 +13,17 @@ pub struct Scenario {
 impl Scenario {
     /// Makes the directory, under `WALSHIP_TEST_DIR` or the system's temporary directory.
     pub fn new(name: &str) -> Scenario {
-        let base = std::env::var_os("WALSHIP_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        Scenario::make(name, std::env::temp_dir())
+    }
+
+    /// As [`Scenario::new`], but in memory where that can be had: for much writing that nobody needs afterwards.
+    pub fn in_memory(name: &str) -> Scenario {
+        let memory = PathBuf::from("/dev/shm");
+        Scenario::make(name, if memory.is_dir() { memory } else { std::env::temp_dir() })
+    }
+
+    fn make(name: &str, usual: PathBuf) -> Scenario {
+        let base = std::env::var_os("WALSHIP_TEST_DIR").map_or(usual, PathBuf::from);
         let root = tempfile::Builder::new()
             .prefix(&format!("walship-{name}-"))
             .tempdir_in(&base)
@@ -32,6 +42,11 @@ impl Scenario {
         self.root.join(name)
     }
 
+    /// Leaves the directory behind and gives its path.
+    pub fn keep(mut self) -> PathBuf {
+        std::mem::take(&mut self.root)
+    }
+
     /// Writes a file and gives its path.
     pub fn write(&self, name: &str, contents: &str) -> PathBuf {
         let path = self.path(name);
@@ -43,6 +58,9 @@ impl Scenario {
 impl Drop for Scenario {
     #[allow(clippy::print_stderr, reason = "who reads a failed test must learn where its files are")]
     fn drop(&mut self) {
+        if self.root.as_os_str().is_empty() {
+            return;
+        }
         if std::thread::panicking() || std::env::var_os("WALSHIP_KEEP").is_some() {
             eprintln!("data directories and logs are left in {}", self.root.display());
         } else {

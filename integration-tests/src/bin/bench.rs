@@ -2,13 +2,13 @@
 //!
 //! `cargo run --release -p integration-tests --bin bench -- commit`, or `latch`
 
-use std::env;
 use std::io;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use integration_tests::benchmark::{self, Plan, SCRIPTS};
 use integration_tests::latch_benchmark;
+use integration_tests::programs;
 
 #[derive(Debug, Parser)]
 #[command(name = "bench", about = "Measures Walship beside PostgreSQL 15")]
@@ -48,7 +48,7 @@ enum Benchmark {
 fn main() -> ExitCode {
     let done = match Options::parse().benchmark {
         Benchmark::Commit { seconds, rounds, clients, scripts } => {
-            build_programs();
+            programs::build();
             let plan = Plan { seconds, rounds: rounds as usize, clients, scripts };
             benchmark::commit(&plan, &mut io::stdout())
         }
@@ -58,19 +58,4 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
-}
-
-/// Run by cargo, the benchmark has the programs that it measures built too: cargo builds only what it was asked to run.
-fn build_programs() {
-    let Some(cargo) = env::var_os("CARGO") else { return };
-    let own = env::current_exe().expect("an executable has a path");
-    let profile = own.parent().expect("a file has a directory");
-    let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "-p", "sender", "-p", "receiver"]);
-    if profile.ends_with("release") {
-        build.arg("--release");
-    }
-    build.arg("--target-dir").arg(profile.parent().expect("a profile is in a target directory"));
-    let built = build.status().expect("cargo can be run");
-    assert!(built.success(), "the programs could not be built");
 }

@@ -1,0 +1,256 @@
+//! The lives of a recorded node, and of its standby: start, load, end; then a look at what could be left of them.
+
+use std::fs;
+use std::time::Duration;
+
+use sys::clock;
+use sys::process::{self, Pid};
+use sys::signal::Signal;
+use wal::lsn::Lsn;
+
+use super::campaign::Tally;
+use super::look::{Expected, Look, PowerLoss, Recorded};
+use super::messages::Messages;
+use super::trace::Moment;
+use super::workload::{RoundEnd, Workload, read_rows};
+use crate::node::{Node, Role};
+use crate::random::Random;
+use crate::scenario::Scenario;
+use crate::{procfs, wait};
+
+/// How a life ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Stop,
+    KillAll,
+    KillPostmaster,
+    KillChild(&'static str),
+    /// SIGKILL to all, and what was not synced may be lost.
+    PowerLoss,
+}
+
+const ENDS: [End; 9] = [
+    End::Stop,
+    End::KillAll,
+    End::KillAll,
+    End::KillPostmaster,
+    End::KillChild("startup"),
+    End::KillChild("checkpointer"),
+    End::PowerLoss,
+    End::PowerLoss,
+    End::PowerLoss,
+];
+
+/// One workload.
+#[derive(Debug)]
+pub(super) struct Run<'a> {
+    scenario: &'a Scenario,
+    random: Random,
+    images: usize,
+    tally: &'a mut Tally,
+    workload: Workload,
+    primary: Recorded,
+    standby: Option<Recorded>,
+    with_standby: bool,
+    slow_sync: u64,
+}
+
+impl<'a> Run<'a> {
+    /// A node is made, and the making looked at.
+    pub(super) fn new(
+        scenario: &'a Scenario,
+        seed: u64,
+        images: usize,
+        tally: &'a mut Tally,
+    ) -> Result<Run<'a>, String> {
+        let mut random = Random::new(seed);
+        let clients = usize::try_from(1 + random.below(4)).unwrap_or(1);
+        let workload = Workload::new(random.bits(), clients);
+        let slow_sync = *random.pick(&[0, 0, 500, 3000]);
+        let with_standby = random.below(4) == 0;
+        let mut settings = vec!["checkpoint_timeout=1s".to_owned(), "state_wal_limit=1MB".to_owned()];
+        settings.push(format!("wal_buffers={}", random.pick(&[16, 16, 512])));
+        settings.push(format!("wal_writer_delay={}ms", random.pick(&[5, 200])));
+        let mut primary = Recorded::init(scenario, &workload, &mut random, images.div_ceil(4), tally)?;
+        primary.node.settings.extend(settings);
+        let standby = None;
+        Ok(Run { scenario, random, images, tally, workload, primary, standby, with_standby, slow_sync })
+    }
+
+    /// Runs it.
+    pub(super) fn workload(mut self) -> Result<(), String> {
+        let lives = 2 + self.random.below(3);
+        for life in 1..=lives {
+            self.life().map_err(|error| format!("life {life}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    fn life(&mut self) -> Result<(), String> {
+        self.primary.recorder.record(&mut self.primary.node, self.slow_sync);
+        self.primary.node.try_start().map_err(|why| format!("{why}\n{}", self.primary.node.log_tail()))?;
+        self.settle()?;
+        self.workload.connect(&self.primary.node).map_err(|error| error.to_string())?;
+        if self.with_standby {
+            self.start_standby()?;
+        }
+        let end = *self.random.pick(&ENDS);
+        self.load(end)?;
+        let standby_end = *self.random.pick(&ENDS);
+        if let Some(standby) = &mut self.standby {
+            finish(standby, standby_end)?;
+        }
+        finish(&mut self.primary, end)?;
+        self.workload.disconnect();
+        self.look(end, standby_end)
+    }
+
+    /// What the last life has left is read, which makes it acknowledged.
+    fn settle(&mut self) -> Result<(), String> {
+        let mut client = self.primary.node.try_client().map_err(|error| error.to_string())?;
+        let (rows, answers) = read_rows(&mut client)?;
+        let pid = u32::try_from(client.backend_pid).unwrap_or(0);
+        let history = &mut self.workload.history;
+        history.begin_life(&rows, &self.primary.required, (pid, answers))
+    }
+
+    fn start_standby(&mut self) -> Result<(), String> {
+        if self.standby.is_none() {
+            let scope = self.scenario.path("standby");
+            fs::create_dir_all(&scope).map_err(|error| error.to_string())?;
+            let mut node = Node::clone_of(self.scenario, "standby/data", &self.primary.node);
+            node.settings.extend(["checkpoint_timeout=1s", "state_wal_limit=1MB"].map(str::to_owned));
+            self.standby = Some(Recorded::of(self.scenario, Role::Standby, scope, node)?);
+        }
+        let standby = self.standby.as_mut().expect("just made");
+        standby.node.settings.retain(|setting| !setting.starts_with("primary_conninfo="));
+        standby.node.set(&format!("primary_conninfo={}", self.primary.node.conninfo("standby")));
+        standby.recorder.record(&mut standby.node, self.slow_sync);
+        standby.node.try_start().map_err(|why| format!("standby: {why}\n{}", standby.node.log_tail()))
+    }
+
+    /// Rounds of statements; the node is killed within the last one, if it is to be killed.
+    fn load(&mut self, end: End) -> Result<(), String> {
+        let rounds = 3 + self.random.below(60);
+        let least = Duration::from_millis(*self.random.pick(&[0, 0, 300, 1200]));
+        let until = clock::now().saturating_add(least);
+        let mut round = 0;
+        let (mut slow_read, slow_from) = (None, self.random.below(120));
+        while round < rounds || (clock::now() < until && round < 200) {
+            round += 1;
+            if round == slow_from {
+                slow_read = self.workload.begin_slow_read(&self.primary.node).ok();
+            } else if round == slow_from + 40 {
+                slow_read = None;
+            }
+            if self.workload.round(usize::MAX, || {}) == RoundEnd::Interrupted {
+                return Err(format!("the node went by itself\n{}", self.primary.node.log_tail()));
+            }
+        }
+        self.compare_nodes()?;
+        if end == End::Stop {
+            drop(slow_read);
+        } else {
+            let victims = victims(&self.primary.node, end)?;
+            let after = usize::try_from(self.random.below(3)).unwrap_or(0);
+            self.workload.round(after, || victims.iter().for_each(|pid| kill(*pid)));
+        }
+        Ok(())
+    }
+
+    /// Sometimes: the standby has come to the same rows.
+    fn compare_nodes(&mut self) -> Result<(), String> {
+        let Some(standby) = &self.standby else { return Ok(()) };
+        if self.random.below(2) == 0 {
+            return Ok(());
+        }
+        let end = self.primary.node.lsn("pg_current_wal_flush_lsn");
+        let level = || (standby.node.lsn("pg_last_wal_replay_lsn") >= end).then_some(());
+        let tail = || standby.node.log_tail();
+        wait::within(wait::DEADLINE, level)
+            .ok_or_else(|| format!("the standby never came to {end}\n{}", tail()))?;
+        let rows = |node: &Node| read_rows(&mut node.try_client().map_err(|error| error.to_string())?);
+        if rows(&standby.node)?.0 == rows(&self.primary.node)?.0 {
+            Ok(())
+        } else {
+            Err("the standby has other rows than the primary".to_owned())
+        }
+    }
+
+    /// Tries images of the life that has ended, and sets the stage for the next.
+    fn look(&mut self, end: End, standby_end: End) -> Result<(), String> {
+        let history = &self.workload.history;
+        let judge = |messages: &Messages, cut: Moment| Expected {
+            required: history.required(messages, cut),
+            log_end: Lsn::INVALID,
+        };
+        let acknowledged = history.acknowledged();
+        let mut look = Look {
+            scenario: self.scenario,
+            images: self.images,
+            random: &mut self.random,
+            tally: self.tally,
+            history,
+        };
+        self.primary.required = acknowledged;
+        // The standby was not cut at the same moment, and a primary never sends what it may lose: it goes on with all
+        // that it had sent.
+        let from = if self.standby.is_some() { PowerLoss::AtTheEnd } else { PowerLoss::Anywhere };
+        look.life(&mut self.primary, &judge, (end == End::PowerLoss).then_some(from))?;
+        let Some(standby) = &mut self.standby else { return Ok(()) };
+        let log_end = standby.log_end;
+        let nothing = history.nothing();
+        let judge = |messages: &Messages, cut: Moment| {
+            let reports = messages.reports.iter().filter(|report| report.moment <= cut);
+            let log_end = reports.map(|report| report.flush).fold(log_end, Lsn::max);
+            Expected { required: nothing.clone(), log_end }
+        };
+        let power_loss = (standby_end == End::PowerLoss).then_some(PowerLoss::Anywhere);
+        look.life(standby, &judge, power_loss).map_err(|error| format!("standby: {error}"))
+    }
+}
+
+/// Ends a node's life, unless it has ended.
+fn finish(recorded: &mut Recorded, end: End) -> Result<(), String> {
+    if end == End::Stop && procfs::runs(recorded.node.pid()) {
+        recorded.node.stop();
+        return Ok(());
+    }
+    let victims = victims_if_running(&recorded.node, end)?;
+    victims.into_iter().for_each(kill);
+    let pid = recorded.node.pid();
+    // A node that outlives the death of a child is ended otherwise.
+    if wait::within(Duration::from_secs(10), || (!procfs::runs(pid)).then_some(())).is_none() {
+        recorded.node.kill_all();
+    } else {
+        recorded.node.wait_end();
+    }
+    Ok(())
+}
+
+fn victims_if_running(node: &Node, end: End) -> Result<Vec<Pid>, String> {
+    if procfs::runs(node.pid()) { victims(node, end).or_else(|_| Ok(Vec::new())) } else { Ok(Vec::new()) }
+}
+
+fn victims(node: &Node, end: End) -> Result<Vec<Pid>, String> {
+    let postmaster = node.pid();
+    let mut pids = vec![postmaster];
+    match end {
+        End::Stop => pids.clear(),
+        End::KillAll | End::PowerLoss => pids.extend(procfs::children(postmaster)),
+        End::KillPostmaster => {}
+        End::KillChild(kind) => {
+            let sql = format!("SELECT pid FROM pg_stat_activity WHERE backend_type = '{kind}'");
+            let mut client = node.try_client().map_err(|error| error.to_string())?;
+            let answer = client.query(&sql).map_err(|error| error.to_string())?;
+            let pid = answer.rows.into_iter().flatten().flatten().next().and_then(|pid| pid.parse().ok());
+            pids = vec![Pid(pid.ok_or_else(|| format!("there is no {kind}"))?)];
+        }
+    }
+    Ok(pids)
+}
+
+fn kill(pid: Pid) {
+    // It may have gone already with its parent.
+    let _gone = process::kill(pid, Signal::Kill);
+}

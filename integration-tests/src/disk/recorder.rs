@@ -1,0 +1,93 @@
+//! Runs a node under strace and hands over what it did, life by life.
+//!
+//! strace becomes a process of its own beside the node (`-D`), so that the node is the child of the test as ever; it
+//! ends when the last process of the node has. Only calls that change files and those that send are stopped
+//! (`--seccomp-bpf`), and syncs can be made slow, so that more happens while one is under way.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::trace::{self, Trace};
+use crate::node::Node;
+use crate::wait;
+
+/// Calls that change files, those that the model refuses among them, and those that send.
+const CALLS: &str = "open,openat,openat2,creat,write,writev,pwrite64,pwritev,pwritev2,fsync,fdatasync,sync_file_range,\
+    msync,truncate,ftruncate,fallocate,rename,renameat,renameat2,link,linkat,unlink,unlinkat,symlink,symlinkat,mkdir,\
+    mkdirat,rmdir,copy_file_range,sendfile,splice,sendto,mmap,lseek,io_uring_setup";
+
+/// Longer than any write of a node.
+const LONGEST: &str = "4194304";
+
+/// Why nothing can be recorded here, if so: no strace, or no right to trace.
+pub fn unavailable() -> Option<String> {
+    let tried = Command::new("strace")
+        .args(["-D", "-f", "--seccomp-bpf", "-e", "trace=fsync", "-o", "/dev/null", "true"])
+        .output();
+    match tried {
+        Err(error) => Some(format!("strace can't be run: {error}")),
+        Ok(output) if !output.status.success() || !output.stderr.is_empty() => {
+            Some(format!("strace can't trace: {}", String::from_utf8_lossy(&output.stderr).trim()))
+        }
+        Ok(_) => None,
+    }
+}
+
+/// What a program is put behind so that its life is recorded in `path`. `slow_sync`: syncs take so many µs longer.
+pub fn wrapper(path: &Path, slow_sync: u64) -> Vec<OsString> {
+    let calls = format!("trace={CALLS}");
+    let slow = format!("inject=fsync,fdatasync:delay_exit={slow_sync}");
+    let mut words = vec!["strace", "-D", "-f", "--seccomp-bpf", "-y", "-xx", "-s", LONGEST];
+    words.extend(["-e", &calls]);
+    if slow_sync > 0 {
+        words.extend(["-e", &slow]);
+    }
+    let mut words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
+    words.extend([OsString::from("-o"), path.into()]);
+    words
+}
+
+/// The traces of one node.
+#[derive(Debug)]
+pub struct Recorder {
+    scope: PathBuf,
+    directory: PathBuf,
+    lives: usize,
+}
+
+impl Recorder {
+    /// For a node whose data directory is in `scope`; traces are kept in `directory`, outside of it.
+    pub fn new(scope: &Path, directory: &Path) -> Recorder {
+        let scope = scope.canonicalize().expect("the scope is there");
+        Recorder { scope, directory: directory.to_owned(), lives: 0 }
+    }
+
+    fn path(&self) -> PathBuf {
+        let scope =
+            self.scope.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        self.directory.join(format!("{scope}.{}.trace", self.lives))
+    }
+
+    /// The next start of the node is recorded.
+    pub fn record(&mut self, node: &mut Node, slow_sync: u64) {
+        self.lives += 1;
+        node.wrapper = wrapper(&self.path(), slow_sync);
+    }
+
+    /// The life that has ended; waits until strace has written all of it.
+    pub fn life(&self) -> Trace {
+        let path = self.path();
+        let text = wait::until("strace to end", || {
+            // Names in other encodings, none of which are the node's, would not be text; they are escaped.
+            fs::read_to_string(&path).ok().filter(|text| trace::is_complete(text))
+        });
+        trace::parse(&text, &self.scope).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// The file of the life recorded last.
+    pub fn last_path(&self) -> PathBuf {
+        self.path()
+    }
+}
