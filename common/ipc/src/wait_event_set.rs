@@ -25,8 +25,12 @@
 //! than a spin that pays: tried with 100 to 1000 looks, always or only after short waits, 0 to 35 in 100 spins
 //! met the set, and commits came no faster from 1 client nor from 8, mostly slower.
 //!
-//! The kernel is behind `KernelSet`, with an implementation for each [`Backend`] (wait_event_set/…). A child
-//! must drop the sets that it inherits without using them: they are still the parent's.
+//! The kernel is behind `KernelSet`, with an implementation for each [`Backend`] (wait_event_set/…). The sets that
+//! a child inherits are still the parent's: it can only drop them, which closes its descriptors and changes nothing;
+//! whatever else is tried with them panics.
+//!
+//! Misuse (a position that was removed, a second latch, an event that can't be changed) panics, in PostgreSQL's
+//! words where it has some; what the kernel refuses is an error.
 //!
 //! Follows PostgreSQL 18 src/backend/storage/ipc/waiteventset.c; differs in: events can be removed, child
 //! exits are events, time-outs in microseconds.
@@ -40,7 +44,7 @@ use std::{
 
 use sys::{
     clock::{self, MonoTime},
-    process::{self, PidFd},
+    process::{self, Pid, PidFd},
 };
 
 use self::{epoll::EpollSet, eventfd::EventfdSet, poll::PollSet};
@@ -49,6 +53,7 @@ use crate::{
     bit_set::bit_set,
     latch::Latch,
     latch_stats,
+    postmaster_death::PostmasterDeath,
     process::{Me, Newborn, Postmaster},
     wait_event::WaitEvent,
     waiter::Waiter,
@@ -138,6 +143,8 @@ struct Place {
 
 /// A set of events to wait for.
 pub struct WaitEventSet {
+    /// The process that made it.
+    owner: Pid,
     waiter: Option<&'static Waiter>,
     kernel: Box<dyn KernelSet>,
     places: Vec<Place>,
@@ -233,13 +240,15 @@ impl WaitEventSet {
             kernel.add(waiter.signal_fd(), SocketEvents::READABLE, Token::Signals)?;
         }
         let places = Vec::with_capacity(capacity);
-        Ok(WaitEventSet { waiter, kernel, places, capacity, latch: None, ready: Vec::new() })
+        let owner = process::current_pid();
+        Ok(WaitEventSet { owner, waiter, kernel, places, capacity, latch: None, ready: Vec::new() })
     }
 
     /// Adds the process's latch: whichever it is at the time of each wait, as a child's changes when it
     /// attaches and detaches. Panics when it is in the set already or the process has none.
     pub fn add_latch(&mut self) -> io::Result<Position> {
-        let waiter = self.waiter.expect("a latch needs a process");
+        self.assert_owner();
+        let waiter = self.waiter.expect("cannot wait on latch without a process");
         let latch = waiter.latch();
         assert!(latch.is_own(), "cannot wait on a latch owned by another process");
         assert!(self.latch.is_none(), "cannot wait on more than one latch");
@@ -249,32 +258,35 @@ impl WaitEventSet {
         Ok(position)
     }
 
-    /// Adds a socket (or pipe). Fails when it is in the set already or can't be waited for.
+    /// Adds a socket (or pipe), also with no events for now. Fails when it is in the set already or can't be
+    /// waited for.
     pub fn add_socket(&mut self, socket: impl AsFd, events: SocketEvents) -> io::Result<Position> {
         let fd = socket.as_fd().as_raw_fd();
-        let position = self.place(Kind::Socket(fd, events));
-        self.register(fd, events, position)
+        self.register(Kind::Socket(fd, events), fd, events)
     }
 
-    /// Adds the death of the postmaster.
+    /// Adds the death of the postmaster. Fails when it is in the set already; panics in a process that has no
+    /// postmaster.
     pub fn add_postmaster_death(&mut self, action: OnPostmasterDeath) -> io::Result<Position> {
-        let death = self.waiter.and_then(|waiter| waiter.postmaster_death);
-        let fd = death.expect("only a child has a postmaster").raw();
-        let position = self.place(Kind::PostmasterDeath(action));
-        self.register(fd, SocketEvents::READABLE, position)
+        let fd = self.postmaster_death_fd();
+        self.register(Kind::PostmasterDeath(action), fd, SocketEvents::READABLE)
     }
 
-    /// Adds the exit of a child.
+    /// Adds the exit of a child. Fails when it is in the set already.
     pub fn add_child_exit(&mut self, child: &PidFd) -> io::Result<Position> {
         let fd = child.as_fd().as_raw_fd();
-        let position = self.place(Kind::ChildExit(fd));
-        self.register(fd, SocketEvents::READABLE, position)
+        self.register(Kind::ChildExit(fd), fd, SocketEvents::READABLE)
     }
 
-    /// Changes what a socket is waited for, also to nothing. No system call when it stays the same.
+    /// Changes what a socket is waited for, also to nothing. No system call when it stays the same. Other events
+    /// can only be removed.
     pub fn modify(&mut self, position: Position, events: SocketEvents) -> io::Result<()> {
-        let Kind::Socket(fd, old) = *self.event_mut(position) else {
-            panic!("cannot modify an event that is not a socket");
+        self.assert_owner();
+        let (fd, old) = match *self.event_mut(position) {
+            Kind::Socket(fd, old) => (fd, old),
+            Kind::Latch => panic!("cannot modify latch event"),
+            Kind::PostmasterDeath(_) => panic!("cannot modify postmaster death event"),
+            Kind::ChildExit(_) => panic!("cannot modify child exit event"),
         };
         match (old.is_empty(), events.is_empty()) {
             _ if old == events => return Ok(()),
@@ -289,8 +301,9 @@ impl WaitEventSet {
     }
 
     /// Takes an event out. To be done before its descriptor is closed: the kernel's registration belongs to
-    /// the open file, which may live on in another process.
+    /// the open file, which may live on in another process. Epoll tells who forgets it by an error.
     pub fn remove(&mut self, position: Position) -> io::Result<()> {
+        self.assert_owner();
         match *self.event_mut(position) {
             Kind::Latch => {
                 let (_, latch) = self.latch.expect("it was added");
@@ -300,8 +313,8 @@ impl WaitEventSet {
             Kind::Socket(_, SocketEvents::NONE) => {}
             Kind::Socket(fd, _) | Kind::ChildExit(fd) => self.kernel.remove(fd)?,
             Kind::PostmasterDeath(_) => {
-                let death = self.waiter.and_then(|waiter| waiter.postmaster_death);
-                self.kernel.remove(death.expect("it was added").raw())?;
+                let fd = self.postmaster_death_fd();
+                self.kernel.remove(fd)?;
             }
         }
         self.vacate(position);
@@ -310,13 +323,18 @@ impl WaitEventSet {
 
     /// Waits until something occurs or `timeout` (None: for ever) is over, and replaces the contents of
     /// `occurred` by what did; empty means that the time is over. An error means that the descriptors are
-    /// broken.
+    /// broken. Panics when it would sleep for ever because nothing is waited for.
     pub fn wait(
         &mut self,
         timeout: Option<Duration>,
         event: WaitEvent,
         occurred: &mut Vec<Occurred>,
     ) -> io::Result<()> {
+        self.assert_owner();
+        assert!(
+            timeout.is_some() || self.waits_for_something(),
+            "cannot wait for nothing without a time-out"
+        );
         occurred.clear();
         if let Some(waiter) = self.waiter {
             waiter.wait_event().store(event.code(), Ordering::Relaxed);
@@ -472,6 +490,22 @@ impl WaitEventSet {
         Ok(Some(latch))
     }
 
+    fn postmaster_death_fd(&self) -> RawFd {
+        let death = self.waiter.and_then(|waiter| waiter.postmaster_death);
+        death.expect("only a child has a postmaster").raw()
+    }
+
+    /// A child that inherited the set shares the kernel's part of it with its maker.
+    fn assert_owner(&self) {
+        assert_eq!(self.owner, process::current_pid(), "cannot use a wait event set of another process");
+    }
+
+    fn waits_for_something(&self) -> bool {
+        self.places
+            .iter()
+            .any(|place| !matches!(place.event, None | Some(Kind::Socket(_, SocketEvents::NONE))))
+    }
+
     /// Puts an event into a free place.
     fn place(&mut self, event: Kind) -> Position {
         let free = self.places.iter().position(|place| place.event.is_none());
@@ -495,7 +529,20 @@ impl WaitEventSet {
         place.generation = place.generation.wrapping_add(1);
     }
 
-    fn register(&mut self, fd: RawFd, events: SocketEvents, position: Position) -> io::Result<Position> {
+    /// Adds an event of a descriptor, of which there may be one. (Epoll wouldn't notice a second one of a number
+    /// that was closed and given out anew, nor does it know of those that are waited for nothing.)
+    fn register(&mut self, event: Kind, fd: RawFd, events: SocketEvents) -> io::Result<Position> {
+        self.assert_owner();
+        let death = self.waiter.and_then(|waiter| waiter.postmaster_death);
+        let fd_of = |place: &Place| match place.event? {
+            Kind::Latch => None,
+            Kind::Socket(fd, _) | Kind::ChildExit(fd) => Some(fd),
+            Kind::PostmasterDeath(_) => death.map(PostmasterDeath::raw),
+        };
+        if self.places.iter().any(|place| fd_of(place) == Some(fd)) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let position = self.place(event);
         if events.is_empty() {
             return Ok(position);
         }

@@ -36,9 +36,6 @@ impl PollSet {
 
 impl KernelSet for PollSet {
     fn add(&mut self, fd: RawFd, events: SocketEvents, token: Token) -> io::Result<()> {
-        if self.find(fd).is_some() {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
         self.fds.push(PollFd::new(fd, to_kernel(events)));
         self.tokens.push(token);
         Ok(())

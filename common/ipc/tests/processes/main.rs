@@ -11,6 +11,7 @@
 
 mod barriers;
 mod condition_variables;
+mod errors;
 mod harness;
 mod hazards;
 mod interrupts;
@@ -57,6 +58,11 @@ const TESTS: &[Test] = tests![
     condition_variables::condition_variable_passes_a_killed_waiter_over,
     condition_variables::condition_variable_sleep_ends_with_its_time_or_an_interrupt,
     condition_variables::condition_variable_wakes_one_or_all,
+    errors::misuse_of_a_set_is_told,
+    errors::misuse_of_a_slot_is_told,
+    errors::misuse_of_attach_is_told,
+    errors::set_of_another_process_can_only_be_dropped,
+    errors::socket_closed_in_the_set_is_told,
     hazards::child_has_the_handlers_of_its_back_end,
     interrupts::barrage_of_interrupts_arrives_whole,
     interrupts::crashed_owner_leaves_a_slot_that_tells,
@@ -97,7 +103,7 @@ const TESTS: &[Test] = tests![
     sets::connection_is_accepted_and_connected,
     sets::descriptors_are_close_on_exec,
     sets::modify_changes_what_is_waited_for,
-    sets::removed_event_is_silent_and_its_position_stale,
+    sets::removed_event_is_silent,
     sets::set_latch_does_not_starve_sockets,
     sets::stray_signals_neither_end_nor_stretch_a_wait,
     sets::timeout_is_kept_and_zero_looks_once,

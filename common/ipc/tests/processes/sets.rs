@@ -19,7 +19,7 @@ use sys::{
     signal::Signal,
 };
 
-use crate::harness::{Child, DEADLINE, FIRST, Node, SECOND, wait, wait_until};
+use crate::harness::{DEADLINE, FIRST, Node, SECOND, wait, wait_until};
 
 pub(crate) fn set_latch_does_not_starve_sockets() {
     let node = Node::start();
@@ -190,7 +190,7 @@ pub(crate) fn connection_is_accepted_and_connected() {
     assert_eq!(refused.take_error().unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }
 
-pub(crate) fn removed_event_is_silent_and_its_position_stale() {
+pub(crate) fn removed_event_is_silent() {
     let (mut here, there) = Stream::pair().unwrap();
     let (mut other_here, other_there) = Stream::pair().unwrap();
     let mut set = WaitEventSet::without_process(2).unwrap();
@@ -208,11 +208,6 @@ pub(crate) fn removed_event_is_silent_and_its_position_stale() {
         set.add_socket(&other_there, SocketEvents::READABLE).unwrap_err().kind(),
         ErrorKind::AlreadyExists
     );
-    let mut child = Child::fork(|| {
-        let _never = set.modify(first, SocketEvents::WRITEABLE);
-        0
-    });
-    assert_eq!(child.join(), ExitStatus::Signaled(6), "a stale position is the caller's error");
 }
 
 pub(crate) fn child_exit_is_an_event() {
