@@ -36,6 +36,7 @@ impl PollSet {
 
 impl KernelSet for PollSet {
     fn add(&mut self, fd: RawFd, events: SocketEvents, token: Token) -> io::Result<()> {
+        debug_assert!(self.find(fd).is_none(), "the set adds a descriptor once at a time");
         self.fds.push(PollFd::new(fd, to_kernel(events)));
         self.tokens.push(token);
         Ok(())

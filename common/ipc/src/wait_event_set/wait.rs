@@ -197,3 +197,69 @@ fn socket_events(wanted: SocketEvents, ready: Ready) -> Events {
     }
     events
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, os::fd::RawFd, rc::Rc};
+
+    use super::*;
+    use crate::wait_event_set::KernelSet;
+
+    /// A kernel whose waits end early with nothing: every other one because a signal came.
+    struct Restless {
+        waits: Rc<RefCell<Vec<KernelWait>>>,
+    }
+
+    #[derive(Debug)]
+    struct KernelWait {
+        start: MonoTime,
+        end: MonoTime,
+        timeout: Duration,
+    }
+
+    impl KernelSet for Restless {
+        fn add(&mut self, _: RawFd, _: SocketEvents, _: Token) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn modify(&mut self, _: RawFd, _: SocketEvents, _: Token) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn remove(&mut self, _: RawFd) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn wait(&mut self, timeout: Option<Duration>, _: &mut Vec<Ready>) -> io::Result<()> {
+            let start = clock::now();
+            let mut end = start;
+            while end.saturating_since(start) < Duration::from_millis(1) {
+                end = clock::now();
+            }
+            let mut waits = self.waits.borrow_mut();
+            waits.push(KernelWait { start, end, timeout: timeout.expect("there is one") });
+            if waits.len().is_multiple_of(2) { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn repeated_kernel_waits_share_one_timeout() {
+        const TIMEOUT: Duration = Duration::from_millis(10);
+        let waits = Rc::default();
+        let mut set = WaitEventSet::without_process(1).unwrap();
+        set.kernel = Box::new(Restless { waits: Rc::clone(&waits) });
+        let start = clock::now();
+        let mut occurred = Vec::new();
+        set.wait(Some(TIMEOUT), WaitEvent::PgSleep, &mut occurred).unwrap();
+        let (end, waits) = (clock::now(), waits.borrow());
+        assert!(occurred.is_empty() && end >= start.saturating_add(TIMEOUT));
+        assert_eq!(waits[0].timeout, TIMEOUT);
+        assert!(waits.len() > 1, "{waits:?}");
+        for pair in waits.windows(2) {
+            // The rest is computed between the end of a wait and the start of the next.
+            let most = TIMEOUT.saturating_sub(pair[0].end.saturating_since(waits[0].start));
+            let least = TIMEOUT.saturating_sub(pair[1].start.saturating_since(start));
+            assert!((least..=most).contains(&pair[1].timeout), "{least:?} to {most:?}: {waits:?}");
+        }
+    }
+}

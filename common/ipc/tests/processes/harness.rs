@@ -1,6 +1,9 @@
 //! A small node: shared memory, slots, the death pipe, and children that don't outlive their test.
 
 use std::{
+    collections::BTreeSet,
+    fs,
+    os::fd::RawFd,
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
@@ -124,13 +127,9 @@ impl Child {
         Child { pidfd, ended: None }
     }
 
-    /// A child of no node; a panic of `body` is expected and not printed.
+    /// A child of no node.
     pub(crate) fn fork(body: impl FnOnce() -> i32) -> Child {
-        let pid = fork_process(|| {
-            std::panic::set_hook(Box::new(|_| {}));
-            body()
-        });
-        Child::new(PidFd::open(pid.unwrap()).unwrap())
+        Child::new(PidFd::open(fork_process(body).unwrap()).unwrap())
     }
 
     pub(crate) fn kill(&self, signal: Signal) {
@@ -188,4 +187,14 @@ pub(crate) fn wait(set: &mut WaitEventSet, timeout: Duration) -> Vec<Occurred> {
     let mut occurred = Vec::new();
     set.wait(Some(timeout), WaitEvent::PgSleep, &mut occurred).unwrap();
     occurred
+}
+
+/// The numbers of this process's descriptors.
+pub(crate) fn open_descriptors() -> BTreeSet<RawFd> {
+    let numbers = fs::read_dir("/proc/self/fd").unwrap();
+    let numbers = numbers.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
+    let mut numbers: BTreeSet<RawFd> = numbers.collect();
+    // Gone by now is the one that listed the directory.
+    numbers.retain(|number| fs::exists(format!("/proc/self/fdinfo/{number}")).unwrap());
+    numbers
 }

@@ -23,6 +23,7 @@ mod queues;
 mod sets;
 mod stats;
 mod subprocess;
+mod traps;
 mod wakeups;
 
 use ipc::{
@@ -60,7 +61,6 @@ const TESTS: &[Test] = tests![
     condition_variables::condition_variable_wakes_one_or_all,
     errors::misuse_of_a_set_is_told,
     errors::misuse_of_a_slot_is_told,
-    errors::misuse_of_attach_is_told,
     errors::set_of_another_process_can_only_be_dropped,
     errors::socket_closed_in_the_set_is_told,
     hazards::child_has_the_handlers_of_its_back_end,
@@ -102,6 +102,9 @@ const TESTS: &[Test] = tests![
     sets::closed_socket_is_told_from_a_readable_one,
     sets::connection_is_accepted_and_connected,
     sets::descriptors_are_close_on_exec,
+    sets::endless_timeouts_are_slept_through_until_a_set,
+    sets::modify_without_change_asks_the_kernel_nothing,
+    sets::number_of_a_removed_socket_is_used_again,
     sets::modify_changes_what_is_waited_for,
     sets::removed_event_is_silent,
     sets::set_latch_does_not_starve_sockets,
@@ -123,6 +126,10 @@ const TESTS: &[Test] = tests![
     subprocess::owner_is_served_while_its_command_runs,
     subprocess::owner_that_quits_leaves_no_command_behind,
     subprocess::what_a_command_leaves_behind_ends_with_it,
+    traps::look_between_wait_and_reset_misses_a_set,
+    traps::ready_death_pipe_is_believed_only_after_a_read,
+    traps::setter_need_not_wake_whom_a_wait_has_let_go,
+    traps::stray_wakeup_harms_nobody,
     wakeups::latch_in_several_sets_ends_the_wait_of_each,
     wakeups::successor_of_a_slot_is_woken_as_its_predecessor,
     wakeups::slot_beyond_the_limit_of_descriptors_is_woken_too,

@@ -1,17 +1,18 @@
 //! Wait event sets: sockets, time-outs, removal, child exits.
 
 use std::{
-    collections::BTreeSet,
     fs,
     io::{ErrorKind, Read, Write},
     time::Duration,
 };
 
 use ipc::{
+    backend::{self, Backend},
     pm_signal::PmSignal,
     wait_event::WaitEvent,
     wait_event_set::{Events, Occurred, OnPostmasterDeath, SocketEvents, WaitEventSet},
 };
+use nix::unistd::close;
 use sys::{
     clock, epoll,
     net::{Endpoint, Listener, PeerAddr, Stream},
@@ -19,7 +20,7 @@ use sys::{
     signal::Signal,
 };
 
-use crate::harness::{DEADLINE, FIRST, Node, SECOND, wait, wait_until};
+use crate::harness::{DEADLINE, FIRST, Node, SECOND, open_descriptors, wait, wait_until};
 
 pub(crate) fn set_latch_does_not_starve_sockets() {
     let node = Node::start();
@@ -145,6 +146,67 @@ pub(crate) fn modify_changes_what_is_waited_for() {
     set.remove(position).unwrap();
 }
 
+/// The kernel's set is closed behind its back: who asks it for something gets an error.
+pub(crate) fn modify_without_change_asks_the_kernel_nothing() {
+    let (_here, there) = Stream::pair().unwrap();
+    let before = open_descriptors();
+    let mut set = WaitEventSet::without_process(1).unwrap();
+    let position = set.add_socket(&there, SocketEvents::READABLE).unwrap();
+    for number in open_descriptors().difference(&before) {
+        close(*number).unwrap();
+    }
+    set.modify(position, SocketEvents::READABLE).unwrap();
+    let changed = set.modify(position, SocketEvents::WRITEABLE).map_err(|error| error.raw_os_error());
+    assert_eq!(changed, if backend::chosen() == Backend::Poll { Ok(()) } else { Err(Some(9)) });
+    std::mem::forget(set);
+}
+
+/// A connection is replaced by another that gets its number, as when one is lost and made again.
+pub(crate) fn number_of_a_removed_socket_is_used_again() {
+    let mut set = WaitEventSet::without_process(1).unwrap();
+    let mut former = None;
+    for round in 0..3 {
+        let (mut here, there) = Stream::pair().unwrap();
+        assert!(former.is_none_or(|former| former == there.raw()), "the lowest number that is free");
+        former = Some(there.raw());
+        let position = set.add_socket(&there, SocketEvents::READABLE).unwrap();
+        assert!(wait(&mut set, Duration::ZERO).is_empty(), "round {round}");
+        here.write_all(b"x").unwrap();
+        assert_eq!(wait(&mut set, DEADLINE), [Occurred { position, events: Events::SOCKET_READABLE }]);
+        set.remove(position).unwrap();
+        // Open still, and forgotten.
+        let again = set.add_socket(&there, SocketEvents::READABLE).unwrap();
+        assert_ne!(again, position);
+        set.remove(again).unwrap();
+    }
+}
+
+/// As if 2^31 milliseconds weren't a limit: no error, no early end, and a set ends it.
+pub(crate) fn endless_timeouts_are_slept_through_until_a_set() {
+    let node = Node::start();
+    let board = node.board;
+    let timeouts = [
+        Duration::from_millis(1 << 31),
+        Duration::from_millis((1 << 32) + 1),
+        Duration::from_secs(u64::MAX),
+        Duration::MAX,
+    ];
+    let mut child = node.child(FIRST, |me| {
+        for (timeout, round) in timeouts.into_iter().zip(1..) {
+            me.latch().reset();
+            board.put(0, round);
+            assert!(ipc::wait_latch(&me, Some(timeout), WaitEvent::PgSleep).unwrap(), "{timeout:?}");
+        }
+    });
+    let proc = node.procs.slot(FIRST);
+    for round in 1..=4 {
+        let asleep = || proc.latch_stats().counts(clock::now()).kernel_waits == round;
+        node.poll_for("its sleep", || board.get(0) == round && asleep());
+        node.procs.set_latch(FIRST);
+    }
+    child.join_well();
+}
+
 pub(crate) fn closed_socket_is_told_from_a_readable_one() {
     let (mut here, mut there) = Stream::pair().unwrap();
     let mut set = WaitEventSet::without_process(1).unwrap();
@@ -249,8 +311,7 @@ pub(crate) fn descriptors_are_close_on_exec() {
         let _kept = (Stream::pair().unwrap(), client);
         let mut checked = 0;
         for number in open_descriptors().difference(&before) {
-            // Gone by now is the one that listed the directory.
-            let Ok(info) = fs::read_to_string(format!("/proc/self/fdinfo/{number}")) else { continue };
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap();
             let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
             let flags = u32::from_str_radix(flags.trim(), 8).unwrap();
             assert_ne!(flags & 0o2_000_000, 0, "descriptor {number} would survive exec");
@@ -260,9 +321,4 @@ pub(crate) fn descriptors_are_close_on_exec() {
         me.pm_signal(PmSignal::RECOVERY_DONE);
     });
     child.join_well();
-}
-
-fn open_descriptors() -> BTreeSet<u32> {
-    let numbers = fs::read_dir("/proc/self/fd").unwrap();
-    numbers.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
 }
