@@ -102,6 +102,7 @@ impl Inbox {
     }
 
     /// The interrupts that have come and are not held.
+    #[inline]
     pub fn pending(&self) -> Interrupts {
         self.word().bits().without(Interrupts::from_bits(self.held.get()))
     }
