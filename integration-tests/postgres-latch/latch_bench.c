@@ -6,11 +6,11 @@
  *
  * How to use: preload the library, create the two functions, and have two sessions play against each other:
  *
- *     CREATE FUNCTION latch_play(int, int, int, int, int) RETURNS float8 AS '.../latch_bench' LANGUAGE C;
+ *     CREATE FUNCTION latch_play(int, int, int, int, int) RETURNS text AS '.../latch_bench' LANGUAGE C;
  *     SELECT latch_play(side, pid of the other side, cpu, trips, number of the game);
  *
- * Side 0 begins, and gets the microseconds of one trip there and back; side 1 gets 0. The number must be the
- * same on both sides and another one in each game.
+ * Side 0 begins. Each gets the microseconds of one trip there and back, and those of processor time that it
+ * spent on it, with a tab between them. The number must be the same on both sides and another one in each game.
  *
  *     CREATE FUNCTION latch_fast_paths(int) RETURNS text AS '.../latch_bench' LANGUAGE C;
  *     SELECT latch_fast_paths(times);
@@ -24,6 +24,7 @@
 
 #include <sched.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fmgr.h"
@@ -116,6 +117,16 @@ catch_ball(pg_atomic_uint64 *own, uint64 ball)
 	}
 }
 
+/* Seconds of processor time that this process has used up. */
+static double
+processor_time(void)
+{
+	struct timespec used;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+	return used.tv_sec + used.tv_nsec / 1e9;
+}
+
 Datum
 latch_play(PG_FUNCTION_ARGS)
 {
@@ -129,6 +140,7 @@ latch_play(PG_FUNCTION_ARGS)
 	pg_atomic_uint64 *other = &board->sides[1 - side].ball;
 	instr_time start;
 	instr_time end;
+	double used = 0;
 
 	if (peer == NULL)
 		ereport(ERROR, (errmsg("there is no backend with PID %d", PG_GETARG_INT32(1))));
@@ -137,7 +149,10 @@ latch_play(PG_FUNCTION_ARGS)
 	for (int trip = 1; trip <= warm_up + trips; trip++)
 	{
 		if (trip == warm_up + 1)
+		{
 			INSTR_TIME_SET_CURRENT(start);
+			used = processor_time();
+		}
 		ball++;
 		if (side == 1)
 			catch_ball(own, ball);
@@ -148,9 +163,11 @@ latch_play(PG_FUNCTION_ARGS)
 	}
 	INSTR_TIME_SET_CURRENT(end);
 	INSTR_TIME_SUBTRACT(end, start);
+	used = processor_time() - used;
 	/* The latch was reset under whoever else had set it. */
 	SetLatch(MyLatch);
-	PG_RETURN_FLOAT8(side == 0 ? INSTR_TIME_GET_DOUBLE(end) * 1e6 / trips : 0);
+	PG_RETURN_TEXT_P(cstring_to_text(
+		psprintf("%f\t%f", INSTR_TIME_GET_DOUBLE(end) * 1e6 / trips, used * 1e6 / trips)));
 }
 
 #define MEASURE(name, path) \

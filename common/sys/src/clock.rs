@@ -41,6 +41,12 @@ pub fn now() -> MonoTime {
     MonoTime(time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs())
 }
 
+/// The processor time that this process has used up, in and out of the kernel.
+pub fn process_cpu() -> Duration {
+    let time = read(libc::CLOCK_PROCESS_CPUTIME_ID);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).expect("less than a second"))
+}
+
 /// The wall clock now, in microseconds since 1970-01-01 00:00 UTC.
 pub fn unix_micros() -> i64 {
     let time = read(libc::CLOCK_REALTIME);
@@ -75,5 +81,8 @@ mod tests {
         let first = now();
         assert!(first > MonoTime::ZERO && now() >= first);
         assert!(unix_micros() > 1_700_000_000_000_000);
+        let used = process_cpu();
+        while process_cpu() == used {}
+        assert!(process_cpu() > used);
     }
 }
