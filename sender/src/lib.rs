@@ -37,6 +37,7 @@ pub mod notify;
 mod ordering;
 pub mod recovery_state;
 pub mod requests;
+pub mod restore_command;
 pub mod run;
 pub mod session;
 mod shell_text;

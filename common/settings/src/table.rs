@@ -255,6 +255,7 @@ const KERNEL: &str = "Resource Usage / Kernel Resources";
 const WAL: &str = "Write-Ahead Log / Settings";
 const CHECKPOINTS: &str = "Write-Ahead Log / Checkpoints";
 const ARCHIVING: &str = "Write-Ahead Log / Archiving";
+const ARCHIVE_RECOVERY: &str = "Write-Ahead Log / Archive Recovery";
 const SENDING: &str = "Replication / Sending Servers";
 const STANDBY: &str = "Replication / Standby Servers";
 const LOG_WHEN: &str = "Reporting and Logging / When to Log";
@@ -377,6 +378,10 @@ table! {
         archive_timeout: Option<Duration> = in_unit(Unit::Seconds, 0, INT_MAX / 2), Value::Int(0), Sighup;
         /// Sets the time that an archive command gets once the node shuts down.
         archiver_shutdown_timeout: Option<Duration> = in_unit(Unit::Milliseconds, 0, INT_MAX), Value::Int(30_000), Sighup;
+    }
+    ARCHIVE_RECOVERY {
+        /// Sets the shell command that will be called to retrieve an archived WAL file.
+        restore_command: String = Kind::Text, text(""), Sighup;
     }
     SENDING {
         /// Sets the maximum number of simultaneously running WAL sender processes.

@@ -68,6 +68,15 @@ impl std::error::Error for StoreError {
     }
 }
 
+/// What came of [`SegmentStore::adopt`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adopted {
+    /// The segment is complete and durable.
+    Whole,
+    /// The file differs there from what is here already; nothing was changed.
+    Differs(Lsn),
+}
+
 /// A segment's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentFile {
@@ -237,6 +246,47 @@ impl SegmentStore {
             at += len as u64;
         }
         self.sync(tli, last)
+    }
+
+    /// Makes the file at `path` (in this directory, of a whole segment's size) the segment of `tli`, durably. Everything
+    /// before `have` is here already, and must be the same there. A segment that exists is completed in place: others
+    /// may have it open.
+    pub fn adopt(
+        &mut self,
+        path: &Path,
+        tli: TimelineId,
+        segment: SegmentNumber,
+        have: Lsn,
+    ) -> Result<Adopted, StoreError> {
+        let from = File::open(path).map_err(self.failed("open", path))?;
+        let own = self.segment_path(tli, segment);
+        if !own.try_exists().map_err(self.failed("stat", &own))? {
+            from.sync_all().map_err(self.failed("fsync", path))?;
+            fs::rename(path, &own).map_err(|error| self.rename_failed(path, &own, error))?;
+            return self.sync_directory().map(|()| Adopted::Whole);
+        }
+        let (start, end) =
+            (self.segment_size.first_byte(segment), self.segment_size.first_byte(segment.next()));
+        let (mut theirs, mut ours) = (vec![0; COPY_SIZE], vec![0; COPY_SIZE]);
+        let mut at = start;
+        while at < end {
+            // Not across `have`: what is before it is compared, what is behind it written.
+            let stop = if at < have { have.min(end) } else { end };
+            let len = COPY_SIZE.min(usize::try_from(stop - at).unwrap_or(usize::MAX));
+            let part = &mut theirs[..len];
+            from.read_exact_at(part, at - start).map_err(self.failed("read", path))?;
+            if at >= have {
+                self.write_at(tli, at, part)?;
+            } else {
+                self.read_at(tli, at, &mut ours[..len])?;
+                if let Some(differs) = part.iter().zip(&ours).position(|(theirs, ours)| theirs != ours) {
+                    return Ok(Adopted::Differs(at + differs as u64));
+                }
+            }
+            at += len as u64;
+        }
+        self.sync(tli, segment)?;
+        fs::remove_file(path).map_err(self.failed("remove", path)).map(|()| Adopted::Whole)
     }
 
     /// Makes the first segment of timeline `new`, which forks off `old` at `switch_point`: what `old`'s segment holds

@@ -14,7 +14,7 @@ use wal::lsn::Lsn;
 use wal::reader::{ReadError, WalReader};
 use wal::segment::{SegmentNumber, SegmentSize};
 use wal::source::StoreSource;
-use wal::store::{SegmentFile, SegmentStore, StoreError};
+use wal::store::{Adopted, SegmentFile, SegmentStore, StoreError};
 use wal::timeline::TimelineId;
 
 const SEGMENT: u64 = 1 << 20;
@@ -215,6 +215,42 @@ fn new_timeline_begins_with_the_old_ones_bytes() {
         fs::read(data.path().join("pg_wal/000000030000000000000007")).unwrap(),
         vec![0; SEGMENT as usize]
     );
+}
+
+#[test]
+fn restored_segment_is_adopted_whole_or_not_at_all() {
+    let data = data_directory();
+    let mut store = store(&data);
+    let restored = store.directory().join("RECOVERYXLOG");
+    let content: Vec<u8> = (0..SEGMENT).map(|at| (at % 251) as u8).collect();
+    let (first, second) = (SegmentNumber(1), SegmentNumber(2));
+    let own =
+        |segment| fs::read(data.path().join("pg_wal").join(wal::segment::file_name(TLI, segment, SIZE)));
+
+    // None is here: the file itself becomes the segment.
+    fs::write(&restored, &content).unwrap();
+    assert_eq!(store.adopt(&restored, TLI, first, START).unwrap(), Adopted::Whole);
+    assert!(own(first).unwrap() == content && !restored.exists());
+
+    // One is here in part, and open: it is completed in place.
+    let start = START + SEGMENT;
+    let have = start + 700_001;
+    store.write_at(TLI, start, &content[..700_001]).unwrap();
+    let open = fs::File::open(data.path().join("pg_wal/000000010000000000000002")).unwrap();
+    fs::write(&restored, &content).unwrap();
+    assert_eq!(store.adopt(&restored, TLI, second, have).unwrap(), Adopted::Whole);
+    assert!(own(second).unwrap() == content && !restored.exists());
+    let mut tail = [0; 8];
+    open.read_exact_at(&mut tail, SEGMENT - 8).unwrap();
+    assert_eq!(tail, content[content.len() - 8..]);
+
+    // What is here before `have` differs: nothing changes.
+    let mut other = content.clone();
+    other[700_000] ^= 1;
+    other[800_000] ^= 1;
+    fs::write(&restored, &other).unwrap();
+    assert_eq!(store.adopt(&restored, TLI, second, have).unwrap(), Adopted::Differs(start + 700_000));
+    assert!(own(second).unwrap() == content);
 }
 
 #[test]

@@ -33,6 +33,7 @@ use wal::timestamp::Timestamp;
 use self::schedule::{Attempt, Schedule, Step};
 use crate::archive_status;
 use crate::log::fatal;
+use crate::memory_report::report_if_asked;
 use crate::node::Node;
 use crate::shell_text;
 
@@ -118,6 +119,7 @@ impl Archiver {
             return;
         }
         self.me.take(Interrupts::CONFIG_RELOAD);
+        report_if_asked(self.node, &self.me);
         if !self.me.take(Interrupts::TERMINATE).is_empty() {
             self.schedule.terminate(clock::now());
         }

@@ -18,6 +18,7 @@
 
 mod follow;
 mod recovery;
+mod sources;
 mod tables_log;
 mod writer;
 

@@ -37,6 +37,7 @@ use wal::lsn::Lsn;
 use wal::reader::{ReadError, Record, WalReader};
 use wal::record::Rmgr;
 use wal::source::StoreSource;
+use wal::timeline::TimelineId;
 use wal::xlog::{self, CheckPoint};
 
 use super::tables_log::TablesLog;
@@ -44,6 +45,7 @@ use super::{COMMIT_DELAY, NO_ROOM_RETRY, StartupError, UNCOMMITTED_BYTES_MAX};
 use crate::control::{ControlFile, NodeState};
 use crate::node::Node;
 use crate::notify::outgoing::Outgoing;
+use crate::restore_command;
 use crate::wait::wait_latch;
 
 /// What the process goes on with.
@@ -83,6 +85,9 @@ pub(super) fn recover(
     note_recovering(node, &control, standby)?;
     let store = node.segment_store();
     store.remove_temporary().map_err(StartupError::new)?;
+    if standby && node.wal.timeline() > TimelineId::FIRST {
+        restore_command::restore_history(node, me, node.wal.timeline()).map_err(StartupError::new)?;
+    }
     let notifications = Rc::<RefCell<Outgoing>>::default();
     let tables = engine::Writer::open(&node.data.state_db(), &node.writer_options(Rc::clone(&notifications)))
         .map_err(|error| StartupError::new(format!("could not open the tables: {error}")))?;
@@ -107,7 +112,7 @@ pub(super) fn recover(
         tables_log: TablesLog::new(node),
         end: found.end,
         last_record: found.last_record,
-        reader: new_reader(node, applied),
+        reader: new_reader(node, applied)?,
         control,
         puts_off: false,
         open_puts: 0,
@@ -170,17 +175,19 @@ fn note_recovering(node: &Node, control: &ControlFile, standby: bool) -> Result<
 }
 
 /// A reader over the segment files, from `start`.
-pub(super) fn new_reader(node: &Node, start: Lsn) -> WalReader<StoreSource> {
-    let history = history(node);
+fn new_reader(node: &Node, start: Lsn) -> Result<WalReader<StoreSource>, StartupError> {
+    let history = history(node)?;
     let source = StoreSource::new(node.segment_store(), history.clone());
-    WalReader::new(source, start, node.segment_size)
+    Ok(WalReader::new(source, start, node.segment_size)
         .with_system_identifier(node.system_identifier)
-        .with_history(history)
+        .with_history(history))
 }
 
 /// The timelines of this node's log.
-fn history(node: &Node) -> TimelineHistory {
-    TimelineHistory::without_file(node.wal.timeline())
+fn history(node: &Node) -> Result<TimelineHistory, StartupError> {
+    let timeline = node.wal.timeline();
+    let found = node.segment_store().read_history(timeline).map_err(StartupError::new)?;
+    Ok(found.unwrap_or_else(|| TimelineHistory::without_file(timeline)))
 }
 
 struct End {
@@ -194,7 +201,7 @@ struct End {
 
 /// Reads until a record isn't one. None: told to end before that.
 fn find_end(node: &Node, me: &Me, from: Lsn) -> Result<Option<End>, StartupError> {
-    let mut reader = new_reader(node, from);
+    let mut reader = new_reader(node, from)?;
     let mut horizon = Lsn::INVALID;
     let reason = loop {
         if terminated(me) {
@@ -243,7 +250,7 @@ fn decode_change<'a>(record: &Record<'a>) -> Result<ChangeRecord<'a>, StartupErr
 /// Steps 3 and 4 of the header.
 fn make_durable(node: &Node, from: Lsn, end: Lsn, standby: bool) -> Result<(), StartupError> {
     let mut store = node.segment_store();
-    store.make_durable(&history(node), from, end).map_err(StartupError::new)?;
+    store.make_durable(&history(node)?, from, end).map_err(StartupError::new)?;
     if !standby {
         store.clear_after(node.wal.timeline(), end).map_err(StartupError::new)?;
     }
@@ -392,6 +399,15 @@ impl Recovered {
             || node.recovery.has_waiters()
             || self.tables_log.restart_wanted()
             || self.commit_due.is_none_or(|due| due <= clock::now())
+    }
+
+    /// Lets the next put commit what is open, for whoever is about to do something that may take long. False: nothing is
+    /// open.
+    pub(super) fn hurry_commit(&mut self) -> bool {
+        if self.open_puts > 0 {
+            self.commit_due = Some(MonoTime::ZERO);
+        }
+        self.open_puts > 0
     }
 
     /// Starts SQLite's log over if the checkpointer has asked and no transaction is open.

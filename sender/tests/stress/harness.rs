@@ -58,6 +58,11 @@ pub(crate) struct TestNode {
 impl TestNode {
     /// Makes this process the postmaster of a node in `data`, which is made if it isn't there; its ring has `pages`.
     pub(crate) fn start(data: &DataDir, pages: usize) -> TestNode {
+        TestNode::start_with(data, pages, |_| {})
+    }
+
+    /// As [`TestNode::start`], with settings changed by `change`.
+    pub(crate) fn start_with(data: &DataDir, pages: usize, change: impl FnOnce(&mut Settings)) -> TestNode {
         let control = ControlFile::new(SYSTEM_IDENTIFIER, SEGMENT_BYTES, 1);
         if !data.control().exists() {
             data.create("", false, &control).unwrap();
@@ -67,6 +72,7 @@ impl TestNode {
         settings.max_statement_size = 64 << 10;
         settings.max_notify_queue_pages = 64;
         settings.wal_writer_delay = Duration::from_millis(5);
+        change(&mut settings);
         let bytes = ProcArray::size(SLOTS) + Node::shmem_size(&settings, SLOTS as usize) + (1 << 20);
         let mut shmem = Shmem::create(bytes).unwrap();
         let procs = ProcArray::create(&shmem, SLOTS);

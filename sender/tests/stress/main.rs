@@ -19,6 +19,7 @@ mod handover;
 mod harness;
 mod log_check;
 mod notify;
+mod restore;
 mod xlog;
 
 use libtest_mimic::{Arguments, Trial};
@@ -38,6 +39,7 @@ fn main() {
         handover::requests_and_outcomes_stay_whole_and_nobody_waits_for_ever,
         notify::a_killed_listener_holds_up_nobody_and_its_successor_starts_anew,
         notify::listeners_get_every_notification_once_and_in_order,
+        restore::history_is_restored_once_and_checked,
         xlog::flush_waiters_are_all_woken_round_after_round,
         xlog::killed_inserters_leave_a_log_with_every_flushed_record,
         xlog::log_that_ends_at_every_kind_of_boundary_goes_on,

@@ -1,0 +1,205 @@
+//! Getting files of the log back from the archive: what a standby does before it asks its upstream.
+//!
+//! `restore_command` is run for one file at a time, with `%f` its name, `%p` where to put it (always under another name
+//! than its own, so that a copy which breaks off is never taken for the file), `%r` the oldest segment that a
+//! restart needs. Its status 0 says that the file is there; up to 125, that the archive doesn't have it, which is how an
+//! archive ends. Anything else (no such command, ended by a signal) is FATAL: to go on would be to take an archive
+//! that can't be reached for one that ends. SIGTERM means that this process is to end too.
+//!
+//! A segment becomes a part of the log here only when it has its full size and is durable. What of it proves to be log
+//! counts as decided: an archive holds nothing that isn't ([`crate::archive_status`]).
+//!
+//! The process is served while a command runs, and the command ends with it ([`ipc::subprocess`]).
+//!
+//! Follows PostgreSQL 15 RestoreArchivedFile() and KeepFileRestoredFromArchive() in
+//! src/backend/access/transam/xlogarchive.c; differs in: a segment that is here in part is completed in place, after its
+//! beginning was compared, as readers may have the file open.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use ipc::interrupt::Interrupts;
+use ipc::process::Me;
+use ipc::subprocess::{self, Outcome};
+use ipc::wait_event::WaitEvent;
+use sys::clock;
+use sys::process::ExitStatus;
+use sys::signal::Signal;
+use wal::history::TimelineHistory;
+use wal::lsn::Lsn;
+use wal::segment::history_file_name;
+use wal::store::{Adopted, SegmentStore};
+use wal::timeline::TimelineId;
+
+use crate::archive_status;
+use crate::control::ControlFile;
+use crate::memory_report::report_if_asked;
+use crate::node::Node;
+use crate::shell_text;
+
+/// Where a segment is put by the command.
+const RESTORED_SEGMENT: &str = "RECOVERYXLOG";
+/// Where a history file is put.
+const RESTORED_HISTORY: &str = "RECOVERYHISTORY";
+
+/// Why the node can't go on. The text is FATAL's.
+#[derive(Debug)]
+pub struct RestoreError(pub String);
+
+impl fmt::Display for RestoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for RestoreError {}
+
+impl RestoreError {
+    fn new(error: impl fmt::Display) -> RestoreError {
+        RestoreError(error.to_string())
+    }
+}
+
+/// Gets the segment that the flushed log goes on in, and publishes that the log now reaches to its end, which is
+/// returned. None: the archive doesn't have it, or this process is to end. No walreceiver may run.
+///
+/// # Errors
+/// The command can't be run or was ended by a signal, the file is too long, or the disk fails.
+pub fn restore_segment(node: &Node, me: &Me) -> Result<Option<Lsn>, RestoreError> {
+    let (size, timeline) = (node.segment_size, node.wal.timeline());
+    let have = node.wal.flush_lsn();
+    let segment = size.number_of(have);
+    let name = node.segment_name(segment);
+    let restored = node.data.pg_wal().join(RESTORED_SEGMENT);
+    if !run(node, me, &name, RESTORED_SEGMENT)? || !has_size(&name, &restored, size.bytes())? {
+        return Ok(None);
+    }
+    let mut store: SegmentStore = node.segment_store();
+    match store.adopt(&restored, timeline, segment, have).map_err(RestoreError::new)? {
+        Adopted::Whole => {}
+        Adopted::Differs(at) => {
+            tracing::error!(
+                "archive file \"{name}\" differs at {at} from the log that this standby has received\nHINT:  It may be of another system or timeline."
+            );
+            return Ok(None);
+        }
+    }
+    tracing::info!("restored log file \"{name}\" from archive");
+    let end = size.first_byte(segment.next());
+    node.walreceiver.written.fetch_max(end.0, Ordering::AcqRel);
+    node.wal.flushed.fetch_max(end.0, Ordering::AcqRel);
+    node.wake_walsenders();
+    archive_status::note(node, &name);
+    Ok(Some(end))
+}
+
+/// The history of a timeline: that of pg_wal, else that of the archive, which is then put there.
+/// None: neither has it, or the process is to end.
+///
+/// # Errors
+/// As [`restore_segment`], and a file that is no history.
+pub fn restore_history(
+    node: &Node,
+    me: &Me,
+    timeline: TimelineId,
+) -> Result<Option<TimelineHistory>, RestoreError> {
+    let store = node.segment_store();
+    if let Some(history) = store.read_history(timeline).map_err(RestoreError::new)? {
+        return Ok(Some(history));
+    }
+    let name = history_file_name(timeline);
+    if node.settings().restore_command.is_empty() || !run(node, me, &name, RESTORED_HISTORY)? {
+        return Ok(None);
+    }
+    let restored = node.data.pg_wal().join(RESTORED_HISTORY);
+    let text = fs::read_to_string(&restored).map_err(|error| {
+        RestoreError(format!("could not read file \"pg_wal/{RESTORED_HISTORY}\": {error}"))
+    })?;
+    let history = TimelineHistory::parse(timeline, &text).map_err(RestoreError::new)?;
+    store.write_history(&history).map_err(RestoreError::new)?;
+    remove(&restored)?;
+    tracing::info!("restored log file \"{name}\" from archive");
+    archive_status::note(node, &name);
+    Ok(Some(history))
+}
+
+/// Runs the command for `name`; whether it says that the file is there.
+fn run(node: &Node, me: &Me, name: &str, target: &str) -> Result<bool, RestoreError> {
+    remove(&node.data.pg_wal().join(target))?;
+    let path = format!("pg_wal/{target}");
+    let settings = node.settings();
+    let oldest = oldest_needed(node)?;
+    let values = [('p', path.as_str()), ('f', name), ('r', oldest.as_str())];
+    let command = shell_text::expand(&settings.restore_command, &values);
+    tracing::debug!("executing restore command \"{command}\"");
+    let outcome = subprocess::run(me, &command, node.data.root(), WaitEvent::RestoreCommand, || {
+        me.take(Interrupts::CONFIG_RELOAD);
+        report_if_asked(node, me);
+        me.pending().contains(Interrupts::TERMINATE).then(clock::now)
+    });
+    let status = match outcome {
+        Ok(Outcome::Ended(status)) => status,
+        Ok(Outcome::Stopped(_)) => return Ok(false),
+        Err(error) => {
+            return Err(RestoreError(format!("could not start restore command \"{command}\": {error}")));
+        }
+    };
+    if status == ExitStatus::Exited(0) {
+        return Ok(true);
+    }
+    if subprocess::is_signal(status, Signal::Term) {
+        me.raise(Interrupts::TERMINATE);
+        return Ok(false);
+    }
+    let message = format!("could not restore file \"{name}\" from archive: {}", subprocess::describe(status));
+    if subprocess::is_any_signal(status) {
+        return Err(RestoreError(message));
+    }
+    tracing::debug!("{message}");
+    Ok(false)
+}
+
+/// The name of the first segment that a restart would read.
+fn oldest_needed(node: &Node) -> Result<String, RestoreError> {
+    let control = ControlFile::read(&node.data.control()).map_err(RestoreError::new)?;
+    let redo = Lsn(control.redo).max(node.segment_size.log_start());
+    Ok(node.segment_name(node.segment_size.number_of(redo)))
+}
+
+/// Whether the file that the command has put there is a whole segment. One that is too short may be on its way into the
+/// archive still.
+fn has_size(name: &str, path: &PathBuf, expected: u64) -> Result<bool, RestoreError> {
+    let found = match fs::metadata(path) {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            tracing::info!(
+                "could not stat file \"pg_wal/{RESTORED_SEGMENT}\": {error}\nDETAIL:  restore_command returned a zero exit status, but stat() failed."
+            );
+            return Ok(false);
+        }
+        Err(error) => {
+            return Err(RestoreError(format!("could not stat file \"{}\": {error}", path.display())));
+        }
+    };
+    if found == expected {
+        return Ok(true);
+    }
+    let message = format!("archive file \"{name}\" has wrong size: {found} instead of {expected}");
+    if found > expected {
+        return Err(RestoreError(message));
+    }
+    tracing::debug!("{message}");
+    Ok(false)
+}
+
+fn remove(path: &PathBuf) -> Result<(), RestoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(RestoreError(format!("could not remove file \"{}\": {error}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
