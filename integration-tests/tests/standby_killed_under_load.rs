@@ -35,6 +35,9 @@ fn a_standby_killed_ten_times_ends_equal() {
     }
     load.kill().unwrap();
     finish(load);
+    // What it had sent is executed although it is gone.
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'";
+    wait::until("pgbench's sessions to end", || (cluster.primary.value(sessions) == "1").then_some(()));
     cluster.wait_streaming();
     let digest = cluster.assert_equal(&["kv"]);
     assert!(digest[0].rows > 0);
