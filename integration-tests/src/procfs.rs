@@ -1,6 +1,7 @@
 //! What /proc tells about processes: children, sleeps, handlers, whether they are there.
 
 use std::fs;
+use std::path::PathBuf;
 
 use sys::process::Pid;
 
@@ -31,6 +32,11 @@ pub fn sleeps(pid: Pid) -> Option<u64> {
 pub fn handlers(pid: Pid) -> Option<u64> {
     const FAULTS: u64 = 1 << (11 - 1) | 1 << (7 - 1);
     u64::from_str_radix(&status_field(pid, "SigCgt")?, 16).ok().map(|mask| mask & !FAULTS)
+}
+
+/// The program that the process runs.
+pub fn program(pid: Pid) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
 /// Open file descriptors of the process.
