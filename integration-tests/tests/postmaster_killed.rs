@@ -1,5 +1,4 @@
-//! What is left after kill -9: of the postmaster nothing, within a second; of a child, a node that says so and stops.
-//! The next start recovers.
+//! What is left after kill -9 of the postmaster: nothing, within a second. The next start recovers.
 //!
 //! Method: real nodes, real signals, the processes and the port looked at from outside.
 
@@ -68,26 +67,6 @@ fn a_killed_postmaster_leaves_no_child_behind_and_the_next_start_recovers() {
     let digests = cluster.assert_equal(&["t"]);
     assert_eq!(digests[0].rows, 2);
     cluster.stop();
-}
-
-#[test]
-fn a_killed_child_stops_the_node_with_a_message() {
-    let scenario = Scenario::new("child-killed");
-    let mut node = Node::init(&scenario, "primary", &["--wal-segsize", "1MB"]);
-    node.start();
-    node.query("CREATE TABLE t(x)");
-    for backend_type in ["walwriter", "startup", "checkpointer", "client backend"] {
-        let _session = node.client();
-        let pid = node.process(backend_type);
-        process::kill(pid, Signal::Kill).unwrap();
-        assert_eq!(node.wait_end(), Some(1), "{backend_type}");
-        let line = node.wait_log(&format!("(PID {pid}) was terminated by signal 9"));
-        assert!(line.contains("process"), "{line}");
-        node.start();
-        node.query("INSERT INTO t VALUES (1)");
-    }
-    assert_eq!(node.value("SELECT count(*) FROM t"), "4");
-    node.stop();
 }
 
 #[test]

@@ -16,6 +16,7 @@ use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
 use ipc::wait_event_set::{Events, Occurred, OnPostmasterDeath, Position, SocketEvents, WaitEventSet};
 use sys::net::Stream;
+use sys::signal;
 use wire::framing::{FrameCheck, InputBuffer};
 
 /// An output buffer that grew beyond this is given back once it is empty.
@@ -150,6 +151,12 @@ impl BufferedSocket {
     /// # Errors
     /// The connection is broken.
     pub(crate) fn send_available(&mut self) -> io::Result<bool> {
+        if self.output.is_empty() {
+            return Ok(true);
+        }
+        // Until the kernel has all of it the peer may have half a message, and stays so when it takes no more: what
+        // SIGQUIT's handler sent then would be taken for the other half, of a walsender's for a piece of the log.
+        signal::begin_message();
         while self.sent < self.output.len() {
             match self.stream.write(&self.output[self.sent..]) {
                 Ok(count) => self.sent += count,
@@ -160,6 +167,7 @@ impl BufferedSocket {
                 Err(error) => return Err(error),
             }
         }
+        signal::end_message();
         self.sent = 0;
         if self.output.capacity() > OUTPUT_KEPT_MAX {
             self.output = Vec::new();

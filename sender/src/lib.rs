@@ -35,6 +35,7 @@ pub mod memory_report;
 pub mod node;
 pub mod notify;
 mod ordering;
+mod quit_messages;
 pub mod recovery_state;
 pub mod requests;
 pub mod restore_command;

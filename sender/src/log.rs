@@ -117,7 +117,8 @@ pub fn set_level(log_min_messages: MessageLevel) {
     }
 }
 
-/// Logs a PANIC and aborts this process: shared memory or durable data is in doubt, and the postmaster stops the node.
+/// Logs a PANIC and aborts this process: shared memory or durable data is in doubt, and the postmaster ends
+/// all others and recovers.
 pub fn panic_severity(message: &str) -> ! {
     tracing::error!(severity = "PANIC", "{message}");
     std::process::abort()

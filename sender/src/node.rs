@@ -94,6 +94,17 @@ impl Node {
             + 64 * 1024
     }
 
+    /// Writes what isn't zero into shared memory that is all zero: at its making, and again by the postmaster when a crash
+    /// has ended all children and shared memory was made anew. Everything else lies where it did.
+    pub fn initialise(&self, control: &ControlFile) {
+        self.buffers.initialise();
+        self.wal.timeline.store(control.timeline, Ordering::Relaxed);
+        self.recovery.in_recovery.store(1, Ordering::Relaxed);
+        self.archiver
+            .reset_time
+            .store(Timestamp::from_unix_micros(clock::unix_micros()).0, Ordering::Relaxed);
+    }
+
     /// Builds the node in `shmem`, with settings just read under the `flags` of the command line; before the first fork.
     pub fn create(
         data: DataDir,
@@ -130,9 +141,7 @@ impl Node {
                 Timestamp::from_unix_micros(clock::unix_micros()),
             ),
         };
-        node.wal.timeline.store(control.timeline, Ordering::Relaxed);
-        node.recovery.in_recovery.store(1, Ordering::Relaxed);
-        node.archiver.reset_time.store(node.configuration.load_time().0, Ordering::Relaxed);
+        node.initialise(control);
         Box::leak(Box::new(node))
     }
 

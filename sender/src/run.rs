@@ -54,6 +54,7 @@ pub fn run_node(data_dir: PathBuf, flags: &[(String, String)], walreceiver: Opti
 
 struct Prepared {
     node: &'static Node,
+    shmem: Shmem,
     config: Config,
 }
 
@@ -93,7 +94,7 @@ fn prepare(data_dir: PathBuf, flags: &[(String, String)]) -> Result<Prepared, St
         format!("Walship {} (PostgreSQL {} protocol)", env!("CARGO_PKG_VERSION"), settings.server_version);
     let archiving = archiving(settings.archive_mode);
     let node = Node::create(data, settings, flags.to_vec(), &control, procs, &mut shmem);
-    Ok(Prepared { node, config: Config { pid_file, listen, version, procs, death, archiving } })
+    Ok(Prepared { node, shmem, config: Config { pid_file, listen, version, procs, death, archiving } })
 }
 
 /// Settings from the file and the flags, and what the data directory fixes.
@@ -160,9 +161,21 @@ fn serve(prepared: Prepared, walreceiver: Option<WalReceiverMain>) -> i32 {
         archiver: &|me| archiver_main(node, me),
         backend: &|me, stream, peer| backend_main(node, me, stream, peer),
         dead_end: &|stream, peer, refusal| refuse_main(node, stream, peer, refusal),
+        reinitialize: &|| reinitialize(node, &prepared.shmem),
+        restart_after_crash: &|| node.settings().restart_after_crash,
         reload: &|| {},
     };
     server_loop::run(prepared.config, &roles).0
+}
+
+/// Shared memory as it was before the first fork, for a node whose processes a crash has ended.
+fn reinitialize(node: &Node, shmem: &Shmem) -> Result<(), String> {
+    // The timeline may have changed since the start.
+    let control = ControlFile::read(&node.data.control()).map_err(|error| error.to_string())?;
+    shmem.renew().map_err(|error| format!("could not make shared memory anew: {error}"))?;
+    node.procs.initialise();
+    node.initialise(&control);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -49,9 +49,14 @@ impl WalBuffers {
     pub fn create(shmem: &mut Shmem, bytes: usize) -> WalBuffers {
         assert_eq!(bytes % PAGE_SIZE, 0, "the ring holds whole pages");
         let ring = WalBuffers { ctl: shmem.alloc::<RingCtl>(), bytes: shmem.alloc_bytes(bytes) };
-        // Nothing is in it before `start_at`; on a standby nothing ever is.
-        ring.ctl.valid_from.store(u64::MAX, Ordering::Relaxed);
+        ring.initialise();
         ring
+    }
+
+    /// Writes what isn't zero into a ring that is all zero.
+    pub fn initialise(&self) {
+        // Nothing is in it before `start_at`; on a standby nothing ever is.
+        self.ctl.valid_from.store(u64::MAX, Ordering::Relaxed);
     }
 
     /// Bytes in the ring.

@@ -30,11 +30,24 @@ bit_set! {
     }
 }
 
+/// Why the postmaster sends SIGQUIT. The default, 0 in shared memory: it has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum QuitReason {
+    /// A process has crashed.
+    Crash = 1,
+    /// Immediate shutdown.
+    Stop = 2,
+}
+
 crate::shared_struct! {
     /// The postmaster's letter box.
     pub(crate) struct PmSignalBox {
         /// Written by children (OR), emptied by the postmaster.
         bits: AtomicU32,
+        /// A [`QuitReason`] or 0. Written by the postmaster before it sends SIGQUIT, read by SIGQUIT's handler: the
+        /// signal orders the two. Who scribbles over it makes clients hear another reason.
+        quit_reason: AtomicU32,
         /// Owned by the postmaster.
         pub(crate) latch: Latch,
         /// Written by the postmaster.
@@ -47,6 +60,16 @@ impl PmSignalBox {
         // Release: pairs with the Acquire in `take`.
         self.bits.fetch_or(signals.bits(), Ordering::Release);
         self.latch.set();
+    }
+
+    #[cfg(not(loom))]
+    pub(crate) fn announce_quit(&self, reason: QuitReason) {
+        self.quit_reason.store(reason as u32, Ordering::Release);
+    }
+
+    #[cfg(not(loom))]
+    pub(crate) fn quit_reason(&self) -> &AtomicU32 {
+        &self.quit_reason
     }
 
     pub(crate) fn take(&self) -> PmSignal {

@@ -264,6 +264,9 @@ pub struct ProcArray {
     pub(crate) postmaster: &'static PmSignalBox,
     pub(crate) barrier: &'static BarrierHeader,
     backend: Backend,
+    /// The eventfds: of the postmaster's latch, then of the slots'. Private memory, so that no child can change it.
+    #[cfg(not(loom))]
+    wakeups: std::ops::Range<u32>,
 }
 
 impl ProcArray {
@@ -284,14 +287,22 @@ impl ProcArray {
         let slots: &'static [Proc] = shmem.alloc_array(slots as usize);
         let postmaster: &'static PmSignalBox = shmem.alloc();
         let barrier = shmem.alloc();
-        slots.iter().for_each(|proc| proc.barrier.leave());
         let backend = backend::chosen();
-        if backend == Backend::Eventfd {
-            // The postmaster and the auxiliary processes first, should there not be enough for all.
-            let latches = std::iter::once(&postmaster.latch).chain(slots.iter().map(Proc::latch));
-            latches.zip(wakeup::make(slots.len() + 1)).for_each(|(latch, kept)| latch.wake_by(kept));
-        }
-        Box::leak(Box::new(ProcArray { slots, postmaster, barrier, backend }))
+        let wakeups = if backend == Backend::Eventfd { wakeup::make(slots.len() + 1) } else { 0..0 };
+        let procs = Box::leak(Box::new(ProcArray { slots, postmaster, barrier, backend, wakeups }));
+        procs.initialise();
+        procs
+    }
+
+    /// Writes what isn't zero into slots that are all zero: at their making, and again by the postmaster when it has
+    /// made shared memory anew ([`Shmem::renew`]). Each latch gets the eventfd that it has always had, so wait event
+    /// sets that watch it, the postmaster's, stay good. Its owner has to take it again.
+    #[cfg(not(loom))]
+    pub fn initialise(&self) {
+        self.slots.iter().for_each(|proc| proc.barrier.leave());
+        // The postmaster and the auxiliary processes first, should there not be enough for all.
+        let latches = std::iter::once(&self.postmaster.latch).chain(self.slots.iter().map(Proc::latch));
+        latches.zip(self.wakeups.clone()).for_each(|(latch, kept)| latch.wake_by(kept));
     }
 
     /// What its processes wait with.

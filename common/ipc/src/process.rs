@@ -36,7 +36,7 @@ use crate::{
     interrupt::Interrupts,
     latch::Latch,
     latch_stats,
-    pm_signal::PmSignal,
+    pm_signal::{PmSignal, QuitReason},
     postmaster_death::PostmasterDeath,
     proc::{BackendType, Proc, ProcAddress, ProcArray, ProcNumber, SlotState},
     wait_event::WaitEvent,
@@ -111,8 +111,6 @@ impl Postmaster {
         signal::block_all();
         let signals = SignalSource::new(procs.backend(), Postmaster::SIGNALS)?;
         latch_stats::adopt(&procs.postmaster.stats);
-        procs.postmaster.latch.own().map_err(io::Error::other)?;
-        procs.postmaster.latch.set();
         let waiter = Box::leak(Box::new(Waiter {
             who: Who::Postmaster {
                 latch: &procs.postmaster.latch,
@@ -123,7 +121,22 @@ impl Postmaster {
             backend: procs.backend(),
             signals: RefCell::new(Some(signals)),
         }));
-        Ok(Postmaster { waiter, procs })
+        let postmaster = Postmaster { waiter, procs };
+        postmaster.take_latch()?;
+        Ok(postmaster)
+    }
+
+    /// Takes the latch, and sets it, so that the first look comes before the first wait. Again after shared memory
+    /// was made anew; [`Postmaster::start`] has done it for the first time.
+    pub fn take_latch(&self) -> io::Result<()> {
+        self.latch().own().map_err(io::Error::other)?;
+        self.latch().set();
+        Ok(())
+    }
+
+    /// Tells the children why SIGQUIT comes next; it is what they tell their clients.
+    pub fn announce_quit(&self, reason: QuitReason) {
+        self.procs.postmaster.announce_quit(reason);
     }
 
     /// The slots of the children.
@@ -248,6 +261,19 @@ impl Newborn {
     pub(crate) fn waiter(&self) -> &'static Waiter {
         self.state.waiter
     }
+}
+
+/// What a client is told when SIGQUIT ends its process; see [`Me::set_quit_messages`].
+#[derive(Debug)]
+pub struct QuitMessages {
+    /// Because another process has crashed.
+    pub crash: Vec<u8>,
+    /// Because the node shuts down at once.
+    pub stop: Vec<u8>,
+    /// Because somebody else than the postmaster has sent it.
+    pub unexpected: Vec<u8>,
+    /// Because the postmaster has ended.
+    pub postmaster_gone: Vec<u8>,
 }
 
 /// A child's handle, cheap to copy.
@@ -419,6 +445,19 @@ impl Me {
     /// Tells the postmaster something.
     pub fn pm_signal(self, signals: PmSignal) {
         self.state.procs.send_postmaster(signals);
+    }
+
+    /// From now on SIGQUIT's handler tells the client on `socket` why the process ends: one of `messages` (each a
+    /// whole one), chosen by the postmaster's [`QuitReason`]. To be called once.
+    pub fn set_quit_messages(self, socket: impl AsFd, messages: QuitMessages) {
+        let reason = self.state.procs.postmaster.quit_reason();
+        let QuitMessages { crash, stop, unexpected, postmaster_gone } = messages;
+        // In the order of QuitReason's codes.
+        let by_reason = [unexpected, crash, stop];
+        signal::set_quit_messages(
+            socket.as_fd(),
+            signal::QuitMessages { reason, by_reason, parent_gone: postmaster_gone },
+        );
     }
 
     /// Whether the postmaster lives, by a real read.

@@ -123,16 +123,25 @@ macro_rules! shared_struct {
 /// itself stays for the life of the process, also when this value is dropped.
 #[derive(Debug)]
 pub struct Shmem {
-    start: NonNull<u8>,
-    len: usize,
+    mapping: &'static SharedMapping,
     used: Cell<usize>,
 }
 
 impl Shmem {
     /// Maps `bytes` of zeroes. Be generous: what is never touched costs nothing.
     pub fn create(bytes: usize) -> io::Result<Shmem> {
-        let mapping = SharedMapping::new(bytes)?;
-        Ok(Shmem { len: mapping.len(), start: mapping.leak(), used: Cell::new(0) })
+        let mapping = Box::leak(Box::new(SharedMapping::new(bytes)?));
+        Ok(Shmem { mapping, used: Cell::new(0) })
+    }
+
+    /// Makes all of it zero again, by fresh memory in the same place, so that everything laid out in it stays where
+    /// it is. For the postmaster, when no child is left: whoever lived on would see the old memory. What was not
+    /// zero at the start is the caller's to write again, [`ProcArray::initialise`] among it. On an error nothing
+    /// has changed.
+    ///
+    /// [`ProcArray::initialise`]: crate::proc::ProcArray::initialise
+    pub fn renew(&self) -> io::Result<()> {
+        self.mapping.renew()
     }
 
     /// A zeroed `T`. Panics when the mapping is full: its size is computed by who creates it.
@@ -147,7 +156,8 @@ impl Shmem {
         let bytes = size_of::<T>().checked_mul(count).expect("an array larger than the address space");
         let start = self.take(bytes).cast::<T>();
         // SAFETY: `take` returns zeroed, aligned memory of this length that nothing else uses and that is
-        // never unmapped; T is Shared, so zeroes are a value and shared access by other processes is sound.
+        // never unmapped (`renew` has the effect of stores of zeroes);
+        // T is Shared, so zeroes are a value and shared access by other processes is sound.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), count) }
     }
 
@@ -159,16 +169,17 @@ impl Shmem {
 
     /// Bytes not yet given out.
     pub fn remaining(&self) -> usize {
-        self.len - self.used.get()
+        self.mapping.len() - self.used.get()
     }
 
     fn take(&self, bytes: usize) -> NonNull<u8> {
         let start = self.used.get();
         let end = start.checked_add(bytes).expect("shared memory of a sane size");
-        assert!(end <= self.len, "out of shared memory: {bytes} bytes wanted, {} left", self.len - start);
-        self.used.set(end.next_multiple_of(ALIGN).min(self.len));
+        let len = self.mapping.len();
+        assert!(end <= len, "out of shared memory: {bytes} bytes wanted, {} left", len - start);
+        self.used.set(end.next_multiple_of(ALIGN).min(len));
         // SAFETY: `start` is inside the mapping (checked above).
-        unsafe { self.start.add(start) }
+        unsafe { self.mapping.start().add(start) }
     }
 }
 

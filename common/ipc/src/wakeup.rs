@@ -27,6 +27,7 @@
 
 use std::{
     cell::Cell,
+    ops::Range,
     os::fd::RawFd,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -48,7 +49,8 @@ thread_local! {
 }
 
 /// What a latch keeps: which eventfd wakes its owner, as the index plus one; 0 is none. Written before the
-/// first fork and never again: a latch is initialised anew without touching it.
+/// first fork and never changed: a latch is initialised anew without touching it, and shared memory made anew gets the
+/// same again.
 #[derive(Debug)]
 #[repr(transparent)]
 pub(crate) struct Wakeup(AtomicU32);
@@ -88,7 +90,7 @@ impl Wakeup {
 
 /// Makes an eventfd for each of `count` latches, or for as many of them as there is room for, and returns what
 /// these latches are to keep. Call before the first fork.
-pub(crate) fn make(count: usize) -> impl Iterator<Item = u32> {
+pub(crate) fn make(count: usize) -> Range<u32> {
     let old = EVENTFDS.get();
     let others = old.len() as u64 + count as u64 + RESERVE;
     let room = process::make_room_for_descriptors(others + count as u64).unwrap_or(0);
@@ -97,5 +99,6 @@ pub(crate) fn make(count: usize) -> impl Iterator<Item = u32> {
     let all: Vec<&EventFd> =
         old.iter().copied().chain(new.map(|eventfd| &*Box::leak(Box::new(eventfd)))).collect();
     EVENTFDS.set(Box::leak(all.into_boxed_slice()));
-    (old.len()..EVENTFDS.get().len()).map(|index| u32::try_from(index + 1).expect("descriptors are fewer"))
+    let kept = |index: usize| u32::try_from(index + 1).expect("descriptors are fewer");
+    kept(old.len())..kept(EVENTFDS.get().len())
 }

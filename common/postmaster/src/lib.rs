@@ -29,7 +29,7 @@
 //!
 //! Follows PostgreSQL 15 src/backend/postmaster/postmaster.c and 18 launch_backend.c, pmchild.c; differs in: child exits
 //! are pidfd events (no SIGCHLD), PMSignals are bits plus a latch (no SIGUSR1), the startup process lives as long as the
-//! node, and a crash stops the node.
+//! node.
 #![forbid(unsafe_code)]
 
 pub mod child_kind;

@@ -1,8 +1,9 @@
 //! What the children do: the mains that the node hands to the postmaster.
 //!
-//! A main runs in a fresh child, after the prologue of `launch.rs`, and returns the exit status: 0 for an orderly end, 1
-//! for FATAL (this process alone is done for); anything else, and a death by a signal, stops the node. It must leave by
-//! returning: only then does the epilogue detach it from its slot, and a child that ends attached counts as crashed.
+//! A main runs in a fresh child, after the prologue of `launch.rs`, and returns the exit status: 0 for an orderly
+//! end, 1 for FATAL (this process alone is done for); anything else, and a death by a signal, is a crash, which ends
+//! all others too. It must leave by returning: only then does the epilogue detach it from its slot, and a child that
+//! ends attached counts as crashed.
 //!
 //! What each is told: SIGTERM ([`ipc::interrupt::Interrupts::TERMINATE`]) to all but checkpointer, archiver and
 //! walsenders; SIGUSR2 (`STOP`) to the checkpointer: shutdown checkpoint, then exit 0; SIGUSR2 to walsenders and archiver:
@@ -37,6 +38,12 @@ pub struct Roles<'a> {
     pub backend: &'a dyn Fn(Me, Stream, PeerAddr) -> i32,
     /// Tells a client why it is not let in. Has no slot; may still pass on a cancel request. SIGQUIT ends it.
     pub dead_end: &'a dyn Fn(Stream, PeerAddr, Refusal) -> i32,
+    /// Makes shared memory anew, in the postmaster, when a crash has ended all children: zero but for what it held before
+    /// the first fork, in the same place ([`ipc::shmem::Shmem::renew`], [`ipc::proc::ProcArray::initialise`]).
+    /// Why not, if that fails; the node then ends.
+    pub reinitialize: &'a dyn Fn() -> Result<(), String>,
+    /// The setting `restart_after_crash` as it is now.
+    pub restart_after_crash: &'a dyn Fn() -> bool,
     /// Reads the configuration again, in the postmaster, for the children to come. Must not block.
     pub reload: &'a dyn Fn(),
 }

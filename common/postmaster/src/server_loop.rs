@@ -2,8 +2,9 @@
 //!
 //! Life: started by the node's `run`, which has laid out shared memory and taken the data directory. Waits for listen
 //! sockets, signals, child exits (pidfds), its latch (PMSignals) and the earliest of its deadlines. Ends normally when the
-//! last child is gone after a shutdown request; after a crash of a child likewise, with status 1. When it is killed,
-//! the death pipe takes all children along.
+//! last child is gone after a shutdown request. After a crash of a child it ends all others, has shared memory made anew and
+//! begins again with the startup process; its listen sockets, its wait event set and its locks stay what they are. When
+//! it is killed, the death pipe takes all children along.
 //!
 //! Never to be added here: reading or writing a client's socket, taking a lock in shared memory, opening the tables,
 //! anything that blocks. A postmaster that hangs is a node that can neither be stopped nor joined.
@@ -131,6 +132,8 @@ pub(crate) struct Server<'a> {
     pid_file: PidFile,
     next_pid_file_check: MonoTime,
     accept_again_at: Option<MonoTime>,
+    /// Nobody is accepted until shared memory is made anew.
+    accepting_paused: bool,
     exit: Option<i32>,
 }
 
@@ -160,6 +163,7 @@ impl<'a> Server<'a> {
             pid_file,
             next_pid_file_check: clock::now().saturating_add(PID_FILE_CHECK_INTERVAL),
             accept_again_at: None,
+            accepting_paused: false,
             exit: None,
         })
     }
@@ -246,6 +250,7 @@ impl<'a> Server<'a> {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             let before = self.machine.state();
+            self.machine.set_restart_after_crash((self.roles.restart_after_crash)());
             let outputs = self.machine.step(clock::now(), input, &self.children.census());
             if self.machine.state() != before {
                 debug!("postmaster state {before:?} -> {:?}", self.machine.state());
@@ -268,14 +273,23 @@ impl<'a> Server<'a> {
                 }
             }
             Output::Reload => (self.roles.reload)(),
+            Output::Reinitialize => return Ok(Some(Input::Reinitialized(self.reinitialize()))),
+            Output::PauseAccepting => self.pause_accepting(true)?,
+            Output::ResumeAccepting => self.pause_accepting(false)?,
             Output::StopListening => self.stop_listening()?,
-            Output::Exit(status) => self.exit = Some(status),
+            Output::Exit(status) => {
+                self.stop_listening()?;
+                self.exit = Some(status);
+            }
         }
         Ok(None)
     }
 
     /// Signals children. A command that one of them runs ends with it (`sys::command`), so nobody else has to be told.
     fn signal_children(&self, kinds: KindSet, signal: Signal) {
+        if signal == Signal::Quit {
+            self.postmaster.announce_quit(self.machine.quit_reason());
+        }
         for (kind, child) in self.children.iter().filter(|(kind, _)| kinds.contains(*kind)) {
             if let Err(error) = child.pidfd.kill(signal) {
                 debug!("could not send {signal:?} to {} (PID {}): {error}", kind.row().log_name, child.pid());
@@ -283,8 +297,22 @@ impl<'a> Server<'a> {
         }
     }
 
+    /// Makes shared memory anew, as it was before the first fork. No child is left that could see the old one. The
+    /// postmaster's wait event set watches the same descriptor for its latch as before.
+    fn reinitialize(&mut self) -> Result<(), String> {
+        (self.roles.reinitialize)()?;
+        self.postmaster
+            .take_latch()
+            .map_err(|error| format!("could not take the postmaster's latch: {error}"))?;
+        self.children = ChildTable::new(self.procs);
+        Ok(())
+    }
+
     /// Accepts one connection; the event comes back if there are more, after the other events had their turn.
     fn accept(&mut self, position: Position) -> Result<(), RunError> {
+        if self.accepting_paused {
+            return Ok(());
+        }
         let index = self.listen_positions.iter().position(|listening| *listening == position);
         let Some(listener) = index.and_then(|index| self.listeners.sockets().get(index)) else {
             return Ok(());
@@ -298,6 +326,12 @@ impl<'a> Server<'a> {
                 self.listen_for(SocketEvents::NONE)
             }
         }
+    }
+
+    fn pause_accepting(&mut self, paused: bool) -> Result<(), RunError> {
+        self.accepting_paused = paused;
+        self.accept_again_at = None;
+        self.listen_for(if paused { SocketEvents::NONE } else { SocketEvents::ACCEPT })
     }
 
     fn listen_for(&mut self, events: SocketEvents) -> Result<(), RunError> {

@@ -23,8 +23,16 @@
 //!        v
 //!  WAIT_DEAD_END    listen sockets closed, SIGQUIT dead-end children;                         until they are gone
 //!        v
-//!  NO_CHILDREN      exit
+//!  NO_CHILDREN      exit; after a crash: shared memory made anew, and STARTUP again
 //! ```
+//!
+//! After a crash, as long as nobody has asked for a shutdown, `restart_after_crash` is on and it was not the startup
+//! process that failed to recover, the listen sockets stay open (in WAIT_DEAD_END nobody is accepted, so that an end
+//! of dead-end children is in sight) and NO_CHILDREN is left again by *reinitializing*: the log is recovered as after a crash
+//! of the whole node. A shutdown that is requested meanwhile counts. A startup process that fails before the node serves
+//! would fail again, so it ends the node, as does any failure of one that replays as a standby; the writer of a primary
+//! is like any other child. There is no limit to how often a node restarts, but two restarts in a row begin at least
+//! [`RELAUNCH_AFTER`] apart.
 //!
 //! | state | runs | new connection |
 //! |---|---|---|
@@ -33,23 +41,25 @@
 //! | HOT_STANDBY | the same, backends, walsenders | let in |
 //! | RUN | startup, checkpointer, walwriter, archiver if there is to be one, backends, walsenders | let in |
 //! | after a shutdown request | what was not told to stop yet | 57P03 shutting down |
-//! | after a crash | nothing | 57P03 in recovery mode |
+//! | after a crash, until it serves again | nothing, then as in STARTUP | 57P03 in recovery mode |
 //!
 //! Invariants:
 //! - A shutdown request only escalates: smart, fast, immediate.
 //! - Walsenders outlive the checkpointer: the shutdown checkpoint record reaches the standbys. So does the archiver: the
 //!   segment that the checkpointer closes reaches the archive.
 //! - The startup process outlives the client backends: a session's write is answered before its writer goes.
-//! - After a crash nothing is launched; [`StateMachine::all_children_gone`] is the one place that decides what follows.
+//! - After a crash nothing is launched before the last child is gone; [`StateMachine::all_children_gone`] is the one place
+//!   that decides what follows. No child ever sees both the old and the new shared memory.
 //!
 //! Follows PostgreSQL 15 PostmasterStateMachine(), reaper(), pmdie() in src/backend/postmaster/postmaster.c; differs in:
 //! the startup process stays after recovery and is told to stop on its own, after the backends; STOP_BACKENDS waits; an
-//! unrequested exit of the walwriter is a crash even with status 0; a standby that lets clients in has the status
+//! unrequested exit of the walwriter is a crash even with status 0; a standby that recovers from a crash is in recovery mode
+//! until it serves, and a fast shutdown of a node that does goes in order; a standby that lets clients in has the status
 //! `standby` (there: only one that doesn't), so that `status` can tell it from a primary.
 
 use std::time::Duration;
 
-use ipc::pm_signal::PmSignal;
+use ipc::pm_signal::{PmSignal, QuitReason};
 use sys::clock::MonoTime;
 use sys::process::ExitStatus;
 use sys::signal::Signal;
@@ -61,7 +71,7 @@ use crate::refusal::Refusal;
 /// How long children have to heed SIGQUIT before SIGKILL.
 pub const SIGKILL_AFTER: Duration = Duration::from_secs(5);
 
-/// When a child could not be forked: how long until the next attempt.
+/// When a child could not be forked: how long until the next attempt. Also the least time between two restarts after crashes.
 pub const RELAUNCH_AFTER: Duration = Duration::from_secs(1);
 
 /// The least time between two births of an archiver: one that gives up at once would be born for ever.
@@ -129,6 +139,8 @@ pub enum Input {
     Shutdown(ShutdownMode),
     /// Somebody wants the configuration to be read again.
     Reload,
+    /// Shared memory is made anew and nobody is attached to it; or why that could not be done.
+    Reinitialized(Result<(), String>),
     /// postmaster.pid is not this postmaster's any more.
     PidFileLost,
     /// Nothing but that time has passed, or that a flag in shared memory may have changed.
@@ -148,6 +160,12 @@ pub enum Output {
     Status(NodeStatus),
     /// Read the configuration again.
     Reload,
+    /// Make shared memory anew ([`Input::Reinitialized`]): no child is left. Always the last output.
+    Reinitialize,
+    /// Accept nobody for now; the listen sockets stay open.
+    PauseAccepting,
+    /// Accept again.
+    ResumeAccepting,
     /// Close the listen sockets.
     StopListening,
     /// Leave with this exit status; nothing comes after it.
@@ -159,8 +177,14 @@ pub enum Output {
 pub struct StateMachine {
     state: PmState,
     shutdown: Option<ShutdownMode>,
-    /// A child has crashed; never taken back.
+    /// A child has crashed, and shared memory was not made anew since.
     crashed: bool,
+    /// From a restart after a crash until the node serves again.
+    recovering: bool,
+    /// `restart_after_crash`, as it is now.
+    restart_after_crash: bool,
+    /// When shared memory was last made anew.
+    reinitialized_at: Option<MonoTime>,
     /// The crash was the startup process's own.
     startup_failed: bool,
     walreceiver_requested: bool,
@@ -182,6 +206,9 @@ impl StateMachine {
             state: PmState::Startup,
             shutdown: None,
             crashed: false,
+            recovering: false,
+            restart_after_crash: true,
+            reinitialized_at: None,
             startup_failed: false,
             walreceiver_requested: false,
             sigkill_at: None,
@@ -197,6 +224,16 @@ impl StateMachine {
         self.state
     }
 
+    /// Why SIGQUIT is sent, if it is.
+    pub fn quit_reason(&self) -> QuitReason {
+        if self.crashed { QuitReason::Crash } else { QuitReason::Stop }
+    }
+
+    /// Takes note of the setting `restart_after_crash`, which is on otherwise.
+    pub fn set_restart_after_crash(&mut self, on: bool) {
+        self.restart_after_crash = on;
+    }
+
     /// When [`Input::Tick`] is due even if nothing happens.
     pub fn deadline(&self) -> Option<MonoTime> {
         [self.sigkill_at, self.relaunch_at, self.archiver_again_at].into_iter().flatten().min()
@@ -206,7 +243,7 @@ impl StateMachine {
     pub fn admit(&self) -> Result<(), Refusal> {
         match self.state {
             _ if self.shutdown.is_some() => Err(Refusal::ShuttingDown),
-            _ if self.crashed => Err(Refusal::InRecoveryMode),
+            _ if self.crashed || self.recovering => Err(Refusal::InRecoveryMode),
             PmState::HotStandby | PmState::Run => Ok(()),
             PmState::Startup => Err(Refusal::StartingUp),
             PmState::Recovery => Err(Refusal::NotConsistent),
@@ -225,6 +262,7 @@ impl StateMachine {
             Input::PmSignal(signal) => self.pm_signal(&mut step, signal),
             Input::Shutdown(mode) => self.shutdown_requested(&mut step, mode),
             Input::Reload => self.reload_requested(&mut step),
+            Input::Reinitialized(result) => self.reinitialized(&mut step, result),
             Input::PidFileLost => {
                 step.log("performing immediate shutdown because data directory lock file is invalid");
                 self.shutdown_requested(&mut step, ShutdownMode::Immediate);
@@ -284,11 +322,11 @@ impl StateMachine {
             }
             return;
         }
-        if end.kind == ChildKind::Startup {
+        if end.kind == ChildKind::Startup && self.state != PmState::Run {
             self.startup_failed = true;
         }
         self.crash(step, end.to_string());
-        if self.startup_failed && self.state == PmState::Startup {
+        if self.startup_failed && self.state <= PmState::Recovery {
             step.log("aborting startup due to startup process failure");
         }
         self.enter(step, PmState::WaitBackends);
@@ -324,6 +362,7 @@ impl StateMachine {
         if signals.contains(PmSignal::BEGIN_HOT_STANDBY) && self.state == PmState::Recovery {
             step.log("database system is ready to accept read-only connections");
             self.state = PmState::HotStandby;
+            self.recovering = false;
             self.serving_status(step, NodeStatus::Standby);
         }
         if signals.contains(PmSignal::START_WALRECEIVER) && self.state < PmState::Run {
@@ -332,6 +371,7 @@ impl StateMachine {
         if signals.contains(PmSignal::RECOVERY_DONE) && self.state < PmState::Run {
             step.log("database system is ready to accept connections");
             self.state = PmState::Run;
+            self.recovering = false;
             self.walreceiver_requested = false;
             self.serving_status(step, NodeStatus::Ready);
         }
@@ -386,7 +426,8 @@ impl StateMachine {
             step.log("terminating any other active server processes");
         }
         self.crashed = true;
-        step.push(Output::Status(NodeStatus::Stopping));
+        let status = if self.restarts() { NodeStatus::Starting } else { NodeStatus::Stopping };
+        step.push(Output::Status(status));
         self.quit_all(step);
     }
 
@@ -398,6 +439,11 @@ impl StateMachine {
     /// Whether all children have been sent SIGQUIT: the orderly sequence is off.
     fn quitting(&self) -> bool {
         self.crashed || self.shutdown == Some(ShutdownMode::Immediate)
+    }
+
+    /// Whether the node goes on when the last child is gone.
+    fn restarts(&self) -> bool {
+        self.crashed && self.shutdown.is_none() && !self.startup_failed && self.restart_after_crash
     }
 
     fn timers(&mut self, step: &mut Step<'_>) {
@@ -461,7 +507,7 @@ impl StateMachine {
             }
             PmState::Shutdown2 => step.signal(STOPPED_LAST, Signal::Usr2),
             PmState::WaitDeadEnd => {
-                step.push(Output::StopListening);
+                step.push(if self.restarts() { Output::PauseAccepting } else { Output::StopListening });
                 step.signal(KindSet::of(&[ChildKind::DeadEnd]), Signal::Quit);
                 self.sigkill_at.get_or_insert(step.now.saturating_add(SIGKILL_AFTER));
             }
@@ -470,10 +516,14 @@ impl StateMachine {
         }
     }
 
-    /// What follows when the last child is gone. A restart after a crash would begin here, with shared memory made anew
-    /// and STARTUP; a shutdown request goes before it.
+    /// What follows when the last child is gone. A shutdown request goes before a restart.
     fn all_children_gone(&mut self, step: &mut Step<'_>) {
         self.sigkill_at = None;
+        if self.restarts() {
+            step.log("all server processes terminated; reinitializing");
+            step.push(Output::Reinitialize);
+            return;
+        }
         if self.shutdown.is_some() {
             if self.crashed {
                 step.log("abnormal database system shutdown");
@@ -483,8 +533,29 @@ impl StateMachine {
         } else {
             step.log("shutting down because restart_after_crash is off");
         }
+        self.exit(step);
+    }
+
+    fn exit(&self, step: &mut Step<'_>) {
         step.log("database system is shut down");
         step.push(Output::Exit(i32::from(self.crashed)));
+    }
+
+    /// Begins anew, as at the start; but clients are told of the crash.
+    fn reinitialized(&mut self, step: &mut Step<'_>, result: Result<(), String>) {
+        if let Err(why) = result {
+            step.push(Output::Log(why));
+            return self.exit(step);
+        }
+        self.state = PmState::Startup;
+        self.crashed = false;
+        self.recovering = true;
+        self.walreceiver_requested = false;
+        // A crash that recurs at once must not keep the machine busy.
+        let earliest = self.reinitialized_at.map(|last| last.saturating_add(RELAUNCH_AFTER));
+        self.relaunch_at = earliest.filter(|earliest| *earliest > step.now);
+        self.reinitialized_at = Some(self.relaunch_at.unwrap_or(step.now));
+        step.push(Output::ResumeAccepting);
     }
 
     fn launch_missing(&mut self, step: &mut Step<'_>) {

@@ -130,6 +130,13 @@ impl Node {
             ["fast"] => Input::Shutdown(ShutdownMode::Fast),
             ["immediate"] => Input::Shutdown(ShutdownMode::Immediate),
             ["reload"] => Input::Reload,
+            ["reinitialized", ref why @ ..] => {
+                Input::Reinitialized(if why.is_empty() { Ok(()) } else { Err(why.join(" ")) })
+            }
+            ["restart-after-crash", word] => {
+                self.machine.set_restart_after_crash(word == "on");
+                return Vec::new();
+            }
             ["pid-file-lost"] => Input::PidFileLost,
             ["after", seconds] => {
                 let seconds = Duration::from_secs(seconds.parse().expect("a number"));
@@ -184,6 +191,9 @@ impl Node {
             Output::Log(text) => format!("log {text}"),
             Output::Status(status) => format!("status {status}"),
             Output::Reload => "reload".to_owned(),
+            Output::Reinitialize => "reinitialize".to_owned(),
+            Output::PauseAccepting => "pause accepting".to_owned(),
+            Output::ResumeAccepting => "resume accepting".to_owned(),
             Output::StopListening => "stop listening".to_owned(),
             Output::Exit(status) => format!("exit {status}"),
         }

@@ -264,6 +264,7 @@ const TITLE: &str = "Reporting and Logging / Process Title";
 const STATEMENT: &str = "Client Connection Defaults / Statement Behavior";
 const LOCALE: &str = "Client Connection Defaults / Locale and Formatting";
 const COMPATIBILITY: &str = "Version and Platform Compatibility / Previous PostgreSQL Versions";
+const ERROR_HANDLING: &str = "Error Handling";
 const PRESET: &str = "Preset Options";
 
 macro_rules! table {
@@ -336,6 +337,10 @@ table! {
         max_connections: usize = count(1, 10_000), Value::Int(100), Postmaster;
         /// Sets the time interval between checks for disconnection while running queries.
         client_connection_check_interval: Option<Duration> = in_unit(Unit::Milliseconds, 0, INT_MAX), Value::Int(0), User;
+    }
+    ERROR_HANDLING {
+        /// Reinitializes the node after the crash of a process.
+        restart_after_crash: bool = Kind::Bool, Value::Bool(true), Sighup;
     }
     AUTHENTICATION {
         /// Sets the maximum allowed time to complete client authentication.

@@ -3,7 +3,7 @@
 
 use std::{io, num::NonZeroUsize, ptr::NonNull};
 
-use nix::sys::mman::{self, MapFlags, ProtFlags};
+use nix::sys::mman::{self, MRemapFlags, MapFlags, ProtFlags};
 
 /// A zero-filled anonymous MAP_SHARED mapping, unmapped on drop (in this process only).
 #[derive(Debug)]
@@ -34,11 +34,23 @@ impl SharedMapping {
         self.len
     }
 
-    /// Gives the mapping up to the rest of the process's life and returns its first byte.
-    pub fn leak(self) -> NonNull<u8> {
-        let start = self.start;
-        std::mem::forget(self);
-        start
+    /// Puts fresh memory, all zero, in the mapping's place, at the same address: for this process and its children to
+    /// come what they see is as if somebody had written zeroes. Processes forked before keep the old memory, apart.
+    /// On an error nothing has changed.
+    pub fn renew(&self) -> io::Result<()> {
+        let fresh = SharedMapping::new(self.len)?;
+        let flags = MRemapFlags::MREMAP_MAYMOVE | MRemapFlags::MREMAP_FIXED;
+        let (from, to) = (fresh.start.cast(), self.start.cast());
+        // SAFETY: both ranges are whole mappings of this process of that length. The target's bytes were shared memory
+        // and may change at any time by contract; they become zeroes, and at no time is nothing mapped there.
+        let moved = unsafe { mman::mremap(from, self.len, self.len, flags, Some(to)) };
+        if moved.is_err() {
+            // The kernel may have unmapped the target already, and others hold references into it.
+            std::process::abort();
+        }
+        // Its memory lies where the old one did, so there is nothing to unmap.
+        std::mem::forget(fresh);
+        Ok(())
     }
 }
 
@@ -48,5 +60,26 @@ impl Drop for SharedMapping {
         // `start`).
         let result = unsafe { mman::munmap(self.start.cast(), self.len) };
         debug_assert!(result.is_ok(), "unmapping an own mapping");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewed_mapping_is_zero_in_the_same_place_and_no_second_one() {
+        const LEN: usize = 1 << 20;
+        let mapping = SharedMapping::new(LEN).unwrap();
+        let first = mapping.start();
+        // SAFETY: mapped, and nobody else's.
+        unsafe { first.write(7) };
+        mapping.renew().unwrap();
+        assert_eq!(mapping.start(), first);
+        // SAFETY: as above.
+        assert_eq!(unsafe { first.read() }, 0);
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let line = format!("{:x}-{:x} rw-s", first.addr(), first.addr().get() + LEN);
+        assert_eq!(maps.lines().filter(|mapped| mapped.starts_with(&line)).count(), 1, "{maps}");
     }
 }

@@ -8,8 +8,8 @@
 use std::{
     fmt, io,
     mem::MaybeUninit,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-    sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, compiler_fence},
 };
 
 use crate::check;
@@ -253,12 +253,42 @@ impl From<Option<Signal>> for SignalSet {
     }
 }
 
-static QUIT_FD: AtomicI32 = AtomicI32::new(-1);
-static QUIT_MESSAGE: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
-static QUIT_MESSAGE_LEN: AtomicUsize = AtomicUsize::new(0);
+/// What SIGQUIT's handler may tell the client, each a complete message; see [`set_quit_messages`].
+#[derive(Debug)]
+pub struct QuitMessages {
+    /// Says which of `by_reason`; what is out of range is 0.
+    pub reason: &'static AtomicU32,
+    /// By the word at `reason`.
+    pub by_reason: [Vec<u8>; 3],
+    /// When the parent is gone, whatever the word says.
+    pub parent_gone: Vec<u8>,
+}
 
-/// Makes SIGQUIT end the process with status 2, and unblocks it. The handler sends the message of
-/// [`set_quit_message`], if there is one, once and without blocking; it does nothing else.
+impl QuitMessages {
+    /// Async-signal-safe.
+    fn choose(&self, parent: libc::pid_t) -> &[u8] {
+        // SAFETY: it always succeeds, and is async-signal-safe.
+        if unsafe { libc::getppid() } != parent {
+            return &self.parent_gone;
+        }
+        let reason = self.reason.load(Ordering::Acquire) as usize;
+        self.by_reason.get(reason).unwrap_or(&self.by_reason[0])
+    }
+}
+
+/// What the handler needs, never freed.
+struct QuitCourtesy {
+    fd: RawFd,
+    parent: libc::pid_t,
+    messages: QuitMessages,
+}
+
+static QUIT_COURTESY: AtomicPtr<QuitCourtesy> = AtomicPtr::new(std::ptr::null_mut());
+/// The peer has got a part of a message: whatever the handler sent would be taken for the rest of it.
+static MID_MESSAGE: AtomicBool = AtomicBool::new(false);
+
+/// Makes SIGQUIT end the process with status 2, and unblocks it. The handler sends one of the messages of
+/// [`set_quit_messages`], if there are any, once and without blocking; it does nothing else.
 pub fn install_quit_handler() -> io::Result<()> {
     let handler: extern "C" fn(libc::c_int) = quit_handler;
     let action = libc::sigaction {
@@ -273,22 +303,41 @@ pub fn install_quit_handler() -> io::Result<()> {
     Ok(())
 }
 
-/// What SIGQUIT's handler sends to the client before it ends the process: a complete, prebuilt message on
-/// socket `fd`. To be called once, by a process that serves a client.
-pub fn set_quit_message(fd: RawFd, message: &'static [u8]) {
-    QUIT_MESSAGE.store(message.as_ptr().cast_mut(), Ordering::Relaxed);
-    QUIT_MESSAGE_LEN.store(message.len(), Ordering::Relaxed);
-    // Release: the handler, which runs in this thread, sees the message when it sees the descriptor.
-    QUIT_FD.store(fd, Ordering::Release);
+/// What SIGQUIT's handler sends to the client on `socket` before it ends the process. To be called once, by a process that
+/// serves a client; it must not close the socket and open others before it ends. Who writes to the socket says so
+/// ([`begin_message`]).
+pub fn set_quit_messages(socket: BorrowedFd<'_>, messages: QuitMessages) {
+    // SAFETY: it always succeeds.
+    let parent = unsafe { libc::getppid() };
+    let courtesy = Box::leak(Box::new(QuitCourtesy { fd: socket.as_raw_fd(), parent, messages }));
+    // Release: the handler, which runs in this thread, sees what is pointed to.
+    QUIT_COURTESY.store(courtesy, Ordering::Release);
+}
+
+/// From now on the peer may have got a part of a message, so SIGQUIT's handler sends nothing.
+pub fn begin_message() {
+    MID_MESSAGE.store(true, Ordering::Relaxed);
+    // The handler runs in this thread: program order is all that is needed, before the write.
+    compiler_fence(Ordering::SeqCst);
+}
+
+/// The kernel has taken the last message as a whole. A signal between that and this call finds the peer undeserving of a
+/// word, which is the harmless side to err on.
+pub fn end_message() {
+    compiler_fence(Ordering::SeqCst);
+    MID_MESSAGE.store(false, Ordering::Relaxed);
 }
 
 extern "C" fn quit_handler(_signal: libc::c_int) {
-    let fd = QUIT_FD.load(Ordering::Acquire);
-    if fd >= 0 {
-        let message = QUIT_MESSAGE.load(Ordering::Relaxed).cast_const().cast();
-        let len = QUIT_MESSAGE_LEN.load(Ordering::Relaxed);
-        // SAFETY: pointer and length are those of one static slice; send is async-signal-safe.
-        unsafe { libc::send(fd, message, len, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    // SAFETY: null, or what `set_quit_messages` has leaked and nobody changes.
+    let courtesy = unsafe { QUIT_COURTESY.load(Ordering::Acquire).as_ref() };
+    if let Some(QuitCourtesy { fd, parent, messages }) = courtesy
+        && !MID_MESSAGE.load(Ordering::Relaxed)
+    {
+        let message = messages.choose(*parent);
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: pointer and length are those of one slice; send is async-signal-safe.
+        unsafe { libc::send(*fd, message.as_ptr().cast(), message.len(), flags) };
     }
     // SAFETY: _exit is async-signal-safe and doesn't return.
     unsafe { libc::_exit(2) }

@@ -99,6 +99,7 @@ fn serve(node: &'static Node, me: Me, mut connection: Connection) -> Result<(), 
         Ok(settings) => settings,
         Err(report) => return end_with(&mut connection, &report),
     };
+    crate::quit_messages::announce(&connection);
     let mut session = Session::new(node, me, connection, settings);
     match session.run() {
         Ok(()) => Ok(()),

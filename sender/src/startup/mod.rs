@@ -10,7 +10,8 @@
 //! Started first by the postmaster, which it tells how far it is (RECOVERY_STARTED, BEGIN_HOT_STANDBY, RECOVERY_DONE).
 //! Waits for its latch and the postmaster's death; the only time-outs are the retry of a full disk and of a lost
 //! upstream. Normal stop: SIGTERM, after all sessions are gone: what is durable is committed, exit 0. Any other exit
-//! stops the node. As it may be inside SQLite for long, its parent-death signal is SIGQUIT.
+//! is a crash, and on a standby or before the node serves the end of it. As
+//! it may be inside SQLite for long, its parent-death signal is SIGQUIT.
 //!
 //! Must never be added: a wait for a client, a clock or a random number that decides what a row holds on a standby.
 //!

@@ -91,6 +91,7 @@ pub(crate) fn serve(
         return farewell(&mut connection, &ErrorResponse::fatal(sqlstate::TOO_MANY_CONNECTIONS, message));
     };
     me.become_walsender();
+    crate::quit_messages::announce(&connection);
     connection.set_read_deadline(None);
     let served = greet(node, me, &mut connection, startup)
         .and_then(|settings| WalSender { node, me, connection: &mut connection, settings, slot }.serve());

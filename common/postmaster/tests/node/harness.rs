@@ -219,6 +219,7 @@ fn postmaster_main(kind: Kind, data_dir: &Path, port: u16, backends: u32, journa
         }
     };
     let shmem = Shmem::create(1 << 20).expect("memory");
+    let procs = ProcArray::create(&shmem, ProcNumber::FIRST_BACKEND.0 + backends);
     let config = Config {
         pid_file,
         listen: ListenConfig {
@@ -228,7 +229,7 @@ fn postmaster_main(kind: Kind, data_dir: &Path, port: u16, backends: u32, journa
             unix_socket_permissions: 0o600,
         },
         version: "Testship 1".to_owned(),
-        procs: ProcArray::create(&shmem, ProcNumber::FIRST_BACKEND.0 + backends),
+        procs,
         death: Box::leak(Box::new(PostmasterDeath::create().expect("a pipe"))),
         archiving: Archiving::Primary,
     };
@@ -241,6 +242,12 @@ fn postmaster_main(kind: Kind, data_dir: &Path, port: u16, backends: u32, journa
         archiver: &|me| until(me, "archiver", Interrupts::STOP, &say),
         backend: &|me, stream, peer| backend_main(me, stream, peer, &say),
         dead_end: &dead_end_main,
+        reinitialize: &|| {
+            shmem.renew().map_err(|error| error.to_string())?;
+            procs.initialise();
+            Ok(())
+        },
+        restart_after_crash: &|| !data_dir.join("no-restart").exists(),
         reload: &|| say("postmaster reloads"),
     };
     run(config, &roles).0

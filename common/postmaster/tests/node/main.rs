@@ -40,9 +40,9 @@ fn main() {
         immediate_shutdown_ends_all_at_once,
         immediate_shutdown_kills_who_does_not_listen_after_five_seconds,
         reload_reaches_the_postmaster_and_all_children,
-        killed_archiver_stops_the_node,
-        killed_backend_stops_the_node,
-        backend_that_ends_attached_stops_the_node,
+        killed_archiver_restarts_the_node,
+        killed_backend_stops_the_node_if_it_is_not_to_restart,
+        backend_that_ends_attached_restarts_the_node_and_its_slot_is_free,
         backend_that_ends_with_1_is_nobodys_concern_and_frees_its_slot,
         startup_process_that_fails_ends_the_node,
         client_is_told_that_the_node_starts,
@@ -193,8 +193,9 @@ fn reload_reaches_the_postmaster_and_all_children() {
     node.assert_order(&["received SIGHUP, reloading configuration files", "postmaster reloads"]);
 }
 
-fn killed_backend_stops_the_node() {
+fn killed_backend_stops_the_node_if_it_is_not_to_restart() {
     let dir = data_dir();
+    std::fs::write(dir.path().join("no-restart"), "").expect("written");
     let mut node = Node::primary(dir.path());
     let _client = node.client('b');
     let _standby = node.client('w');
@@ -212,27 +213,44 @@ fn killed_backend_stops_the_node() {
     Node::primary(dir.path());
 }
 
-fn killed_archiver_stops_the_node() {
+fn killed_archiver_restarts_the_node() {
     let dir = data_dir();
     let mut node = Node::primary(dir.path());
     let archiver = node.pid_of("archiver");
     kill(archiver, Signal::Kill).expect("it lives");
-    assert_eq!(node.join(), ExitStatus::Exited(1));
+    node.wait_for("all server processes terminated; reinitializing");
+    serves_again(&mut node);
     node.assert_order(&[
         &format!("archiver process (PID {archiver}) was terminated by signal 9: Killed"),
         "terminating any other active server processes",
+        "reinitializing",
+        "startup up",
+        "walwriter up",
     ]);
 }
 
-fn backend_that_ends_attached_stops_the_node() {
+fn backend_that_ends_attached_restarts_the_node_and_its_slot_is_free() {
     let dir = data_dir();
-    let mut node = Node::primary(dir.path());
+    let mut node = Node::start(Kind::Primary, dir.path(), 0, 1);
+    node.wait_for("walwriter up");
     let _client = node.client('a');
-    assert_eq!(node.join(), ExitStatus::Exited(1));
+    node.wait_for("all server processes terminated; reinitializing");
+    serves_again(&mut node);
     node.assert_order(&[
         "exited with exit code 0 without detaching from shared memory",
         "terminating any other active server processes",
+        "reinitializing",
     ]);
+}
+
+/// A backend can be had, and the node shuts down in order.
+fn serves_again(node: &mut Node) {
+    let deadline = clock::now().saturating_add(DEADLINE);
+    while !exits_with_1(node) {
+        assert!(clock::now() < deadline, "it does not serve again");
+    }
+    node.signal(Signal::Int);
+    assert_eq!(node.join(), ExitStatus::Exited(0));
 }
 
 fn backend_that_ends_with_1_is_nobodys_concern_and_frees_its_slot() {
