@@ -1,6 +1,6 @@
 //! The command line that both binaries share: `run`, `stop`, `status`; and `primary`'s own `init`.
 //!
-//! Exit status: 0 done, 1 failed, 2 wrong usage, 3 not running (`status`).
+//! Exit status: 0 done, 1 failed, 2 wrong usage; of `status` also 3 not running, 4 no data directory there.
 //!
 //! Follows PostgreSQL 15 src/bin/pg_ctl/pg_ctl.c and src/bin/initdb/initdb.c.
 
@@ -26,6 +26,8 @@ use crate::run::run_node;
 pub const FAILED: i32 = 1;
 /// Exit status of `status` when nothing runs.
 pub const NOT_RUNNING: i32 = 3;
+/// Exit status of `status` when there is no accessible data directory.
+pub const NO_DATA_DIR: i32 = 4;
 
 /// A Walship primary.
 #[derive(Debug, Parser)]
@@ -196,9 +198,7 @@ fn new_system_identifier() -> u64 {
 }
 
 fn running(data_dir: &Path) -> Result<Option<PidFileLines>, String> {
-    if !data_dir.is_dir() {
-        return Err(format!("directory \"{}\" does not exist", data_dir.display()));
-    }
+    check_data_dir(data_dir)?;
     match inspect(data_dir).map_err(|error| error.to_string())? {
         Inspection::Running(lines) => Ok(Some(lines)),
         Inspection::Orphans(lines) => Err(format!(
@@ -241,8 +241,29 @@ fn wait_for_exit(process: &PidFd, timeout: Duration) -> io::Result<bool> {
     Ok(!occurred.is_empty())
 }
 
+/// Whether there is a data directory, and it can be looked into; if not why, in pg_ctl's words.
+fn check_data_dir(data_dir: &Path) -> Result<(), String> {
+    let directory = data_dir.display();
+    let unreachable = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => format!("directory \"{directory}\" does not exist"),
+        _ => format!("could not access directory \"{directory}\": {error}"),
+    };
+    std::fs::metadata(data_dir).map_err(unreachable)?;
+    match std::fs::metadata(DataDir::new(data_dir).control()) {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(format!("directory \"{directory}\" is not a database cluster directory"))
+        }
+        Err(error) => Err(unreachable(error)),
+    }
+}
+
 /// Says whether a node runs, where and since when.
 pub fn status(data_dir: &Path) -> i32 {
+    if let Err(message) = check_data_dir(data_dir) {
+        print_error(&message);
+        return NO_DATA_DIR;
+    }
     match running(data_dir) {
         Ok(Some(lines)) => {
             let role = if DataDir::new(data_dir).is_standby() { "standby" } else { "primary" };
@@ -282,6 +303,6 @@ mod tests {
         assert_eq!(run(&["primary", "frobnicate"]), 2);
         assert_eq!(run(&["primary", "run", "-D", "/nonexistent", "-c", "novalue"]), 2);
         assert_eq!(run(&["primary", "--help"]), 0);
-        assert_eq!(run(&["primary", "status", "-D", "/nonexistent"]), FAILED);
+        assert_eq!(run(&["primary", "status", "-D", "/nonexistent"]), NO_DATA_DIR);
     }
 }
