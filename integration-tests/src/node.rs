@@ -214,6 +214,19 @@ impl Node {
         });
     }
 
+    /// SIGKILL to a child; waits until the node has restarted because of it and lets clients in.
+    pub fn crash(&self, child: Pid) {
+        let before = self.crash_restarts();
+        process::kill(child, Signal::Kill).unwrap();
+        wait::until("the node to reinitialize", || (self.crash_restarts() == before + 1).then_some(()));
+        wait::until("the node to serve again", || self.try_client().ok());
+    }
+
+    /// How often it has restarted after a crash, over all of its starts.
+    pub fn crash_restarts(&self) -> usize {
+        self.log().matches("all server processes terminated; reinitializing").count()
+    }
+
     /// SIGKILL to the postmaster and, at once, to every child: what a crash of the machine is to the processes.
     pub fn kill_all(&mut self) {
         let children = procfs::children(self.pid());

@@ -252,6 +252,7 @@ fn hanging_command_goes_with_an_immediate_shutdown() {
 fn hanging_command_goes_with_a_killed_archiver_and_with_a_killed_postmaster() {
     let archive = Archive::new("archive-killed");
     let mut node = archive.primary(HANG);
+    node.set("restart_after_crash=off");
     node.start();
     switch_with_a_row(&node);
     let pids = hung(&archive);

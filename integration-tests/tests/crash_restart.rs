@@ -18,26 +18,12 @@ use integration_tests::wait;
 use sys::process::{self, Pid};
 use sys::signal::Signal;
 
-const REINITIALIZING: &str = "all server processes terminated; reinitializing";
-
 fn node(scenario: &Scenario, settings: &[&str]) -> Node {
     let mut node = Node::init(scenario, "primary", &["--wal-segsize", "1MB"]);
     settings.iter().for_each(|setting| node.set(setting));
     node.start();
     node.query(CREATE_TABLE);
     node
-}
-
-fn restarts(node: &Node) -> usize {
-    node.log().matches(REINITIALIZING).count()
-}
-
-/// Kills a process and waits until the node has restarted and serves again.
-fn crash(node: &Node, pid: Pid) {
-    let before = restarts(node);
-    process::kill(pid, Signal::Kill).unwrap();
-    wait::until("the node to reinitialize", || (restarts(node) == before + 1).then_some(()));
-    wait::until("the node to serve again", || node.try_client().ok());
 }
 
 fn stop_process(pid: Pid) {
@@ -92,7 +78,9 @@ fn whichever_process_of_a_primary_is_killed_it_goes_on_with_all_that_was_acknowl
         };
         load.round(2, || process::kill(pid, Signal::Kill).unwrap());
         assert_told_of_crash(&mut bystander);
-        wait::until("the node to reinitialize", || (restarts(&cluster.primary) == number + 1).then_some(()));
+        wait::until("the node to reinitialize", || {
+            (cluster.primary.crash_restarts() == number + 1).then_some(())
+        });
         wait::until("the node to serve again", || cluster.primary.try_client().ok());
         let line = cluster.primary.wait_log(&format!("(PID {pid}) was terminated by signal 9: Killed"));
         assert!(line.contains("process"), "{line}");
@@ -119,7 +107,7 @@ fn whichever_process_of_a_standby_is_killed_it_follows_again() {
             "client backend" => Pid(other.backend_pid),
             _ => cluster.standby.process(victim),
         };
-        crash(&cluster.standby, pid);
+        cluster.standby.crash(pid);
         assert_told_of_crash(&mut bystander);
         load.rounds(3);
         cluster.assert_equal(&["acked"]);
@@ -148,7 +136,7 @@ fn twenty_crashes_leave_nothing_behind_in_the_postmaster() {
     let scenario = Scenario::new("crash-leaks");
     let mut node = node(&scenario, &[]);
     // The first crash may bring what stays (a lazily made table, a page of the heap).
-    crash(&node, node.process("walwriter"));
+    node.crash(node.process("walwriter"));
     let holds = |node: &Node| {
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", node.pid())).unwrap();
         let shared = maps.lines().filter(|line| line.contains("rw-s")).count();
@@ -160,7 +148,7 @@ fn twenty_crashes_leave_nothing_behind_in_the_postmaster() {
     let before = holds(&node);
     let mut session = node.client();
     for round in 0..20 {
-        crash(&node, Pid(session.backend_pid));
+        node.crash(Pid(session.backend_pid));
         session = node.client();
         session.query(&format!("INSERT INTO acked VALUES ({round}, 0, '')")).unwrap();
     }
@@ -183,7 +171,7 @@ fn node_that_is_not_to_restart_ends_with_status_1() {
     assert_told_of_crash(&mut bystander);
     assert_eq!(node.wait_end(), Some(1));
     node.wait_log("shutting down because restart_after_crash is off");
-    assert_eq!(restarts(&node), 0);
+    assert_eq!(node.crash_restarts(), 0);
     node.start();
     node.stop();
 }
@@ -197,7 +185,7 @@ fn node_that_cannot_recover_after_a_crash_ends_with_status_1() {
     std::fs::rename(&pg_wal, &away).unwrap();
     process::kill(victim, Signal::Kill).unwrap();
     assert_eq!(node.wait_end(), Some(1));
-    node.wait_log(REINITIALIZING);
+    node.wait_log("all server processes terminated; reinitializing");
     node.wait_log("aborting startup due to startup process failure");
     std::fs::rename(&away, &pg_wal).unwrap();
     node.start();
@@ -209,7 +197,7 @@ fn child_that_does_not_heed_the_end_is_killed_and_the_node_restarts() {
     let scenario = Scenario::new("crash-stopped-child");
     let mut node = node(&scenario, &[]);
     stop_process(node.process("checkpointer"));
-    crash(&node, node.process("walwriter"));
+    node.crash(node.process("walwriter"));
     node.wait_log("issuing SIGKILL to recalcitrant children");
     node.query("INSERT INTO acked VALUES (1, 0, '')");
     node.stop();
@@ -244,7 +232,7 @@ fn shutdown_that_comes_during_a_crash_is_honoured() {
         process::kill(stopped, Signal::Cont).unwrap();
         assert_eq!(node.wait_end(), Some(1));
         node.wait_log("abnormal database system shutdown");
-        assert_eq!(restarts(&node), 0);
+        assert_eq!(node.crash_restarts(), 0);
         assert!(!node.dir().join("postmaster.pid").exists());
     }
 }
@@ -270,7 +258,7 @@ fn client_that_has_got_half_a_message_is_told_nothing() {
     process::kill(backend, Signal::Cont).unwrap();
     client.set_read_timeout(wait::DEADLINE);
     assert_eq!(client.read_to_end().unwrap(), b"");
-    wait::until("the node to reinitialize", || (restarts(&node) == 1).then_some(()));
+    wait::until("the node to reinitialize", || (node.crash_restarts() == 1).then_some(()));
     wait::until("the node to serve again", || node.try_client().ok());
     node.stop();
 }
@@ -281,14 +269,14 @@ fn immediate_shutdown_and_a_stray_sigquit_are_told_as_what_they_are() {
     let mut node = node(&scenario, &[]);
     let mut quit = idle_client(&node);
     let mut bystander = idle_client(&node);
-    let before = restarts(&node);
+    let before = node.crash_restarts();
     process::kill(Pid(quit.backend_pid), Signal::Quit).unwrap();
     let notice = last_words(&mut quit);
     assert_eq!(notice.sqlstate, "57P01");
     assert_eq!(notice.message, "terminating connection because of unexpected SIGQUIT signal");
     // It ended without detaching, so for the others it was a crash.
     assert_told_of_crash(&mut bystander);
-    wait::until("the node to reinitialize", || (restarts(&node) == before + 1).then_some(()));
+    wait::until("the node to reinitialize", || (node.crash_restarts() == before + 1).then_some(()));
     wait::until("the node to serve again", || node.try_client().ok());
     let mut client = idle_client(&node);
     node.signal(Signal::Quit);

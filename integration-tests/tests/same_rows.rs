@@ -102,8 +102,12 @@ fn round(clients: &mut [Client], random: &mut Random) {
     }
 }
 
-fn kill_startup(node: &mut Node) {
+/// A primary restarts by itself, a standby ends.
+fn kill_startup(node: &mut Node, restarts: bool) {
     let startup = node.process("startup");
+    if restarts {
+        return node.crash(startup);
+    }
     process::kill(startup, Signal::Kill).unwrap();
     node.wait_end();
     node.start();
@@ -125,10 +129,10 @@ fn run(seed: u64, rounds: usize, kills: bool) {
                 // With statements under way.
                 let sql = statement(&mut random);
                 clients[0].send_query(&sql).unwrap();
-                kill_startup(&mut cluster.primary);
+                kill_startup(&mut cluster.primary, true);
                 clients = connect(&cluster.primary, 3);
             } else {
-                kill_startup(&mut cluster.standby);
+                kill_startup(&mut cluster.standby, false);
             }
         }
     }
