@@ -36,6 +36,9 @@
 //! of the wait and the reset: a set that arrives in between is wiped out although its work was not seen. A
 //! wake-up is never a promise: sets are shared among all reasons, and a stray one is normal.
 //!
+//! common/ipc/examples has small programs that run: this loop between two processes, a server, interrupts that are
+//! held, a barrier, a queue. common/ipc/README.md has PostgreSQL's functions and what became of them.
+//!
 //! # Who is who
 //!
 //! * [`process::Postmaster`] is the parent's handle: its signals, its latch. It allocates all shared memory
