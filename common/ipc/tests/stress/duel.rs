@@ -18,9 +18,12 @@ use ipc::{
 };
 use sys::{clock, fork::fork_process, process::PidFd, signal::Signal};
 
-use crate::{random::Random, storms::SIGNALS, watchdog};
+use crate::{Amount, random::Random, storms::SIGNALS, watchdog};
 
 const OWNER: ProcNumber = ProcNumber::FIRST_BACKEND;
+
+/// In place of a round: there is none any more.
+const END: u64 = u64::MAX;
 
 /// How long one looks again and again before one leaves the CPU to the other: in the usual case the other is
 /// ready within a few hundred looks.
@@ -38,8 +41,8 @@ shared_struct! {
     }
 }
 
-/// Plays that many rounds; the error describes the one whose wake-up was lost.
-pub(crate) fn run(rounds: u64, seed: u64) -> Result<String, String> {
+/// Plays a round per set; the error describes the one whose wake-up was lost.
+pub(crate) fn run(amount: Amount) -> Result<String, String> {
     let shmem = Shmem::create(1 << 16).unwrap();
     let procs = ProcArray::create(&shmem, OWNER.0 + 1);
     let board: &'static Board = shmem.alloc();
@@ -49,12 +52,12 @@ pub(crate) fn run(rounds: u64, seed: u64) -> Result<String, String> {
     let pid = fork_process(|| {
         postmaster.close_in_child();
         let me = Me::attach(procs, OWNER, BackendType::ClientBackend, death, &SIGNALS).unwrap();
-        own(me, board, rounds, seed);
+        own(me, board, amount.seed);
         me.detach();
         0
     });
     let owner = PidFd::open(pid.unwrap()).unwrap();
-    let result = set(procs, board, rounds, seed);
+    let result = set(procs, board, amount);
     if result.is_err() {
         owner.kill(Signal::Kill).unwrap();
     }
@@ -64,10 +67,15 @@ pub(crate) fn run(rounds: u64, seed: u64) -> Result<String, String> {
     result
 }
 
-fn set(procs: &'static ProcArray, board: &Board, rounds: u64, seed: u64) -> Result<String, String> {
-    let mut random = Random::new(seed);
+fn set(procs: &'static ProcArray, board: &Board, amount: Amount) -> Result<String, String> {
+    let mut random = Random::new(amount.seed);
     let start = clock::now();
-    for round in 1..=rounds {
+    let mut rounds = 0;
+    for round in 1..=amount.sets {
+        if amount.time.is_some_and(|time| clock::now().saturating_since(start) >= time) {
+            break;
+        }
+        rounds = round;
         if random.one_in(2) {
             procs.set_latch(OWNER);
         }
@@ -89,15 +97,19 @@ fn set(procs: &'static ProcArray, board: &Board, rounds: u64, seed: u64) -> Resu
             }
         }
     }
+    board.round.store(END, Ordering::Release);
     Ok(format!("{rounds} rounds of a duel in {:?}", clock::now().saturating_since(start)))
 }
 
-fn own(me: Me, board: &Board, rounds: u64, seed: u64) {
+fn own(me: Me, board: &Board, seed: u64) {
     let mut random = Random::new(!seed);
-    for round in 1..=rounds {
+    for round in 1.. {
         let mut looks = 0;
         while board.round.load(Ordering::Acquire) < round {
             looks = look_again(looks);
+        }
+        if board.round.load(Ordering::Relaxed) == END {
+            return;
         }
         dawdle(&mut random);
         loop {

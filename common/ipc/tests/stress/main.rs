@@ -31,6 +31,8 @@ mod random;
 mod storms;
 mod watchdog;
 
+use std::time::Duration;
+
 use ipc::{
     backend::{self, Backend},
     wait_event::WaitEvent,
@@ -48,21 +50,35 @@ use crate::storms::Storms;
 /// Sets of a usual run, per back-end.
 const SETS: u64 = 30_000;
 
-/// A way to put latches under stress: does so many sets with a seed, and says what it did, or what was lost.
-type Stress = fn(u64, u64) -> Result<String, String>;
+/// When a usual run ends in any case: on a machine that is busy with something else a duel is slow.
+const TIME: Duration = Duration::from_secs(5);
+
+/// How much stress.
+#[derive(Clone, Copy)]
+pub(crate) struct Amount {
+    sets: u64,
+    seed: u64,
+    /// Ends earlier when this is over.
+    time: Option<Duration>,
+}
+
+/// A way to put latches under stress. Says what it did, or what was lost.
+type Stress = fn(Amount) -> Result<String, String>;
 
 const TESTS: [(&str, Stress); 2] = [
-    ("no_wakeup_is_lost_and_no_interrupt_goes_astray", |sets, seed| Storms::new(seed).run(sets)),
+    ("no_wakeup_is_lost_and_no_interrupt_goes_astray", |amount| Storms::new(amount.seed).run(amount)),
     ("set_that_meets_reset_and_sleep_is_not_lost", duel::run),
 ];
 
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let sets = number_from("WALSHIP_STRESS_SETS").unwrap_or(SETS);
+    let sets = number_from("WALSHIP_STRESS_SETS");
     let seed = number_from("WALSHIP_SEED").unwrap_or_else(|| clock::now().as_nanos());
+    let time = sets.is_none().then_some(TIME);
+    let amount = Amount { sets: sets.unwrap_or(SETS), seed, time };
     let trial = |backend: Backend, (name, stress): (&str, Stress)| {
-        Trial::test(format!("{}::{name}", backend.name()), move || run(backend, stress, sets, seed))
+        Trial::test(format!("{}::{name}", backend.name()), move || run(backend, stress, amount))
     };
     let trials = Backend::ALL.iter().flat_map(|backend| TESTS.iter().map(|test| trial(*backend, *test)));
     libtest_mimic::run(&arguments, trials.collect()).exit();
@@ -74,11 +90,12 @@ fn number_from(variable: &str) -> Option<u64> {
 }
 
 /// In a process of its own: the node of a back-end leaves descriptors and handlers behind.
-fn run(backend: Backend, stress: Stress, sets: u64, seed: u64) -> Result<(), Failed> {
+fn run(backend: Backend, stress: Stress, amount: Amount) -> Result<(), Failed> {
+    let seed = amount.seed;
     let pid = fork_process(|| {
         backend::choose(backend);
         let start = clock::now();
-        let result = stress(sets, seed);
+        let result = stress(amount);
         let seconds = clock::now().saturating_since(start).as_secs_f64();
         let failed = result.is_err();
         let said = result.unwrap_or_else(|lost| lost);

@@ -12,12 +12,14 @@ use ipc::{
     wait_event_set::{Occurred, Position, WaitEventSet},
 };
 use sys::{
+    clock,
     fork::fork_process,
     process::{self, ExitStatus, PidFd},
     signal::Signal,
 };
 
 use crate::{
+    Amount,
     ledger::{Ledger, MEMBERS, POSTMASTER, slot_of},
     member::Member,
     random::Random,
@@ -86,10 +88,12 @@ impl Storms {
         }
     }
 
-    /// Storms until `sets` sets were made; after each, everything that was sent must be seen.
-    pub(crate) fn run(mut self, sets: u64) -> Result<String, String> {
+    /// Storms until so many sets were made; after each, everything that was sent must be seen.
+    pub(crate) fn run(mut self, Amount { sets, time, .. }: Amount) -> Result<String, String> {
+        let start = clock::now();
         (0..MEMBERS).for_each(|member| self.give_birth(member));
-        while self.tally.sets < sets {
+        let in_time = || time.is_none_or(|time| clock::now().saturating_since(start) < time);
+        while self.tally.sets < sets && in_time() {
             let budget = self.sets_of_next_storm().min(sets - self.tally.sets);
             self.ledger.begin(
                 i64::try_from(budget).unwrap(),
