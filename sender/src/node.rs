@@ -88,7 +88,7 @@ impl Node {
         Configuration::SHMEM_SIZE
             + WalBuffers::shmem_size(settings.wal_buffers)
             + slots * per_slot
-            + Requests::shmem_size(settings, slots)
+            + Requests::shmem_size(slots)
             + NotifyQueue::shmem_size(settings, slots)
             + settings.max_wal_senders * size_of::<WalSndSlot>()
             + 64 * 1024

@@ -24,6 +24,21 @@
 //! **Giving bytes away** (a request, an answer, a complete record): bytes, then a release store of the word; an acquire
 //! load of the word, then the bytes.
 
+//!
+//! **A large request** goes through a queue that the session renews for each, once the startup process has left it. The
+//! startup process leaves it when it has the request, and when the request was taken back:
+//!
+//! ```text
+//! session: queue renewed, sender attached ; state := SENDING ; request sent, sender left
+//!          taken back: state SENDING -> IDLE ; sender left ; next request as above, when the receiver has left too
+//! startup: request received ; state SENDING -> TAKEN ; receiver left
+//!          sender has left? state not SENDING? then: receiver left
+//! ```
+//!
+//! If the receiver left before the exchange, the exchange could take the next request's SENDING for that of the one that
+//! has come. If the state were looked at before the sender, the look could be older than a next request that has been
+//! sent meanwhile, and nobody would receive it.
+
 use crate::sync::{AtomicU32, AtomicU64, Order, Ordering, fence};
 
 /// Says in the own word that this process waits for `lsn`. Look at the position after this, and only then sleep.
@@ -92,4 +107,23 @@ pub(crate) fn is_given(state: &AtomicU32, expected: u32) -> bool {
 pub(crate) fn take_place(state: &AtomicU32, from: u32, to: u32) -> bool {
     // Only the look matters: what the taker has written belongs to a later step.
     state.compare_exchange(from, to, Order::TakeOver.get(), Ordering::Relaxed).is_ok()
+}
+
+/// Takes a large request that has come whole from one state to another, unless it was taken back, and then leaves its queue.
+pub(crate) fn take_whole(state: &AtomicU32, from: u32, to: u32, leave: impl FnOnce()) -> bool {
+    if Order::TakeBeforeLeave.is_kept() {
+        let taken = take_place(state, from, to);
+        leave();
+        return taken;
+    }
+    leave();
+    take_place(state, from, to)
+}
+
+/// Whether a large request, whose state was `sending`, was taken back: then its queue is to be left.
+pub(crate) fn is_taken_back(state: &AtomicU32, sending: u32, sender_has_left: impl FnOnce() -> bool) -> bool {
+    if Order::SenderBeforeState.is_kept() {
+        return sender_has_left() && !is_given(state, sending);
+    }
+    !is_given(state, sending) && sender_has_left()
 }

@@ -1,141 +1,147 @@
 //! Writes on their way from the sessions to the startup process, and the outcomes back.
 //!
-//! Each process slot of a session has one place: a state word, room for one request and room for one answer. There is
-//! never more than one request of a session under way, so the state word alone orders everything:
+//! Each process slot of a session has one place: a state word, room for a small request and a small answer, and a pair
+//! of message queues for larger ones. There is never more than one request of a session under way, so the state word
+//! alone orders everything:
 //!
 //! ```text
-//!          session: submit            startup: take             startup: answer
-//!   Idle ------------------> Ready ------------------> Taken ------------------> Done
-//!    ^                         |                                                  |
-//!    |   session: withdraw     |                      session: outcome            |
-//!    +-------------------------+--------------------------------------------------+
+//!             session: submit            startup: take              startup: answer
+//!   IDLE --+--------------------> READY --------------------> TAKEN ----------------+--> DONE ----+
+//!    ^     |                        |                           ^                   |             |
+//!    |     |  large: submit         |        all of it has come |   large: answer   |             |
+//!    |     +--------------------> SENDING ----------------------+                   +--> ANSWERING +
+//!    |                              |                                                             |
+//!    |       session: withdraw      |                                  session: it has the answer |
+//!    +------------------------------+-------------------------------------------------------------+
 //! ```
 //!
 //! Whoever owns the place in a state is the only one who touches its bytes; the transition (release) hands them over
-//! (acquire). `submit` sets the startup process' latch, `answer` the session's, after the state is stored: the latch's
-//! fences order the rest.
+//! (acquire). Whoever makes one sets the other's latch after it.
 //!
-//! The startup process never waits for a session: it takes what is complete and answers into room of a fixed size. A
-//! request that is longer than its room is refused by the session itself (54000); an answer is checked before anything
-//! is logged. A session that must go away waits for the answer first (bounded by write_statement_timeout), so a
+//! **The startup process never waits for a session.** It takes what is complete. Of a request that is too large for the
+//! place it takes, in each of its turns, what is in the queue; the request joins a batch when all of it has come. An
+//! answer that is too large goes into the queue as room comes; until then the startup process keeps it, within
+//! [`ANSWERS_HELD_MAX`]. A session that leaves, or takes a request back, detaches its end of the queue, and what was
+//! kept for it is dropped at the next turn.
+//!
+//! **Large requests that are taken back.** SENDING goes to TAKEN or to IDLE by compare-exchange, so the session and the
+//! startup process agree. The queue is renewed for the next one when both have left it; [`crate::ordering`] tells when the
+//! startup process does. A small request needs no queue and waits for nothing.
+//!
+//! What is too long is refused before anything happens: a request by the session (54000), an answer by the writer
+//! before it logs. A session that must go away waits for the answer first (bounded by write_statement_timeout), so a
 //! successor in the slot never sees an old answer.
+//!
+//! How to use it: a session calls [`Requests::submit`] and does with [`asked::Asked`] what is said there; the startup process has
+//! one [`desk::Desk`].
+
+pub mod asked;
+pub mod desk;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use ipc::proc::ProcNumber;
+use ipc::process::Me;
+use ipc::shm_mq::ShmMq;
 use ipc::shmem::{SharedBytes, Shmem};
 use settings::Settings;
 use sys::clock::MonoTime;
 
 use crate::ordering;
+use asked::Asked;
 
-/// Bytes of room for an answer.
-pub const ANSWER_BYTES: usize = 256 * 1024;
+/// Bytes of room for a request in its place; a longer one goes through a queue.
+pub const SMALL_REQUEST_BYTES: usize = 16 * 1024;
+/// Bytes of room for an answer in its place; a longer one goes through a queue.
+pub const SMALL_ANSWER_BYTES: usize = 16 * 1024;
+/// Bytes of the ring of each queue.
+const RING_BYTES: usize = 64 * 1024;
+/// Most bytes of an answer.
+pub const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Most bytes of large answers that wait for their sessions, all together.
+pub const ANSWERS_HELD_MAX: usize = 128 << 20;
 
 const IDLE: u32 = 0;
 const READY: u32 = 1;
-const TAKEN: u32 = 2;
-const DONE: u32 = 3;
+const SENDING: u32 = 2;
+const TAKEN: u32 = 3;
+const DONE: u32 = 4;
+const ANSWERING: u32 = 5;
 
 ipc::shared_struct! {
     /// One session's place.
     pub struct RequestSlot {
         /// See the header.
         state: AtomicU32,
-        /// Bytes of the request, then of the answer.
+        /// Bytes of the small request, then of the small answer.
         length: AtomicU32,
         /// When the statement times out, ns of the monotonic clock; 0: never.
         deadline: AtomicU64,
     }
 }
 
+/// The queues of one session.
+#[derive(Clone, Copy, Debug)]
+struct Queues {
+    request: ShmMq,
+    answer: ShmMq,
+}
+
 /// All places; one handle in each process.
 #[derive(Clone, Copy, Debug)]
 pub struct Requests {
     slots: &'static [RequestSlot],
+    queues: &'static [Queues],
     bytes: SharedBytes,
-    request_bytes: usize,
-}
-
-/// A request that the startup process has taken.
-#[derive(Debug)]
-pub struct Taken {
-    /// Whose it is.
-    pub session: ProcNumber,
-    /// What the session wrote.
-    pub request: Vec<u8>,
-    /// When the statement times out.
-    pub deadline: Option<MonoTime>,
+    request_bytes_max: usize,
 }
 
 impl Requests {
-    fn request_bytes(settings: &Settings) -> usize {
-        // Beside the text there are the codec's few bytes per statement.
-        (settings.max_statement_size as usize + 4096).next_multiple_of(4096)
-    }
-
     /// Bytes of shared memory for a node with `slots` process slots. The kernel gives pages when they are touched.
-    pub fn shmem_size(settings: &Settings, slots: usize) -> usize {
-        let sessions = slots - ProcNumber::FIRST_BACKEND.0 as usize;
-        sessions * (Requests::request_bytes(settings) + ANSWER_BYTES + size_of::<RequestSlot>())
+    pub fn shmem_size(slots: usize) -> usize {
+        let sessions = slots - ProcNumber::FIRST_BACKEND.index();
+        let place = SMALL_REQUEST_BYTES + SMALL_ANSWER_BYTES + size_of::<RequestSlot>();
+        sessions * (place + 2 * ShmMq::size(RING_BYTES))
     }
 
     /// Takes the memory; before fork.
     pub fn create(shmem: &mut Shmem, settings: &Settings, slots: usize) -> Requests {
-        let sessions = slots - ProcNumber::FIRST_BACKEND.0 as usize;
-        let request_bytes = Requests::request_bytes(settings);
+        let sessions = slots - ProcNumber::FIRST_BACKEND.index();
+        let queue = || ShmMq::create(shmem, RING_BYTES);
+        let queues = (0..sessions).map(|_| Queues { request: queue(), answer: queue() }).collect();
         Requests {
             slots: shmem.alloc_array(sessions),
-            bytes: shmem.alloc_bytes(sessions * (request_bytes + ANSWER_BYTES)),
-            request_bytes,
+            queues: Vec::leak(queues),
+            bytes: shmem.alloc_bytes(sessions * (SMALL_REQUEST_BYTES + SMALL_ANSWER_BYTES)),
+            // The codec has up to two bytes beside a text of one.
+            request_bytes_max: 3 * settings.max_statement_size as usize + 64,
         }
     }
 
     fn slot(&self, session: ProcNumber) -> &'static RequestSlot {
-        &self.slots[(session.0 - ProcNumber::FIRST_BACKEND.0) as usize]
+        &self.slots[place_of(session)]
     }
 
-    fn room(&self, session: ProcNumber) -> Range<usize> {
-        let start = (session.0 - ProcNumber::FIRST_BACKEND.0) as usize * (self.request_bytes + ANSWER_BYTES);
-        start..start + self.request_bytes
+    fn queues(&self, session: ProcNumber) -> Queues {
+        self.queues[place_of(session)]
     }
 
-    fn answer_room(&self, session: ProcNumber) -> usize {
-        self.room(session).end
+    fn request_room(&self, session: ProcNumber) -> Range<usize> {
+        let start = place_of(session) * (SMALL_REQUEST_BYTES + SMALL_ANSWER_BYTES);
+        start..start + SMALL_REQUEST_BYTES
     }
 
-    /// Puts a request in its place; the caller then sets the startup process' latch. False when it is too long.
+    fn answer_room(&self, session: ProcNumber) -> Range<usize> {
+        let start = self.request_room(session).end;
+        start..start + SMALL_ANSWER_BYTES
+    }
+
+    /// Hands a request of this session over, or begins to.
     ///
     /// Panics when one is under way already.
-    pub fn submit(&self, session: ProcNumber, request: &[u8], deadline: Option<MonoTime>) -> bool {
-        let slot = self.slot(session);
-        assert!(ordering::is_given(&slot.state, IDLE), "a session has one request under way");
-        if request.len() > self.request_bytes {
-            return false;
-        }
-        self.bytes.write(self.room(session).start, request);
-        slot.length.store(request.len() as u32, Ordering::Relaxed);
-        slot.deadline.store(deadline.map_or(0, MonoTime::as_nanos), Ordering::Relaxed);
-        ordering::give_away(&slot.state, READY);
-        true
-    }
-
-    /// Takes the own request back; false when the startup process has it already.
-    pub fn withdraw(&self, session: ProcNumber) -> bool {
-        ordering::take_place(&self.slot(session).state, READY, IDLE)
-    }
-
-    /// The answer, once it is there.
-    pub fn outcome(&self, session: ProcNumber) -> Option<Vec<u8>> {
-        let slot = self.slot(session);
-        if !ordering::is_given(&slot.state, DONE) {
-            return None;
-        }
-        let mut answer = vec![0; (slot.length.load(Ordering::Relaxed) as usize).min(ANSWER_BYTES)];
-        self.bytes.read(self.answer_room(session), &mut answer);
-        ordering::give_away(&slot.state, IDLE);
-        Some(answer)
+    pub fn submit<'a>(&self, me: Me, request: &'a [u8], deadline: Option<MonoTime>) -> Asked<'a> {
+        Asked::submit(*self, me, request, deadline)
     }
 
     /// Makes the place empty for a new session (its predecessor may have died with a request under way only when the
@@ -144,106 +150,16 @@ impl Requests {
         ordering::give_away(&self.slot(session).state, IDLE);
     }
 
-    /// Takes the requests that are complete, from the session `first` on, around once; at most `most`. The startup
-    /// process only.
-    pub fn take(&self, first: ProcNumber, most: usize) -> Vec<Taken> {
-        let mut taken = Vec::new();
-        let first = first.0.saturating_sub(ProcNumber::FIRST_BACKEND.0) as usize;
-        for step in 0..self.slots.len() {
-            if taken.len() == most {
-                break;
-            }
-            let index = (first + step) % self.slots.len();
-            let slot = &self.slots[index];
-            if slot.state.load(Ordering::Relaxed) != READY || !ordering::take_place(&slot.state, READY, TAKEN)
-            {
-                continue;
-            }
-            let session = ProcNumber(index as u32 + ProcNumber::FIRST_BACKEND.0);
-            let mut request = vec![0; (slot.length.load(Ordering::Relaxed) as usize).min(self.request_bytes)];
-            self.bytes.read(self.room(session).start, &mut request);
-            let deadline = slot.deadline.load(Ordering::Relaxed);
-            taken.push(Taken {
-                session,
-                request,
-                deadline: (deadline != 0).then(|| MonoTime::from_nanos(deadline)),
-            });
-        }
-        taken
-    }
-
     /// Whether any request waits.
     pub fn any_ready(&self) -> bool {
-        self.slots.iter().any(|slot| ordering::is_given(&slot.state, READY))
-    }
-
-    /// Puts an answer in its place; the caller then sets the session's latch. The startup process only.
-    ///
-    /// Panics when it is longer than [`ANSWER_BYTES`]: the writer checks that before it logs.
-    pub fn answer(&self, session: ProcNumber, answer: &[u8]) {
-        assert!(answer.len() <= ANSWER_BYTES, "an answer is checked before its write is logged");
-        let slot = self.slot(session);
-        self.bytes.write(self.answer_room(session), answer);
-        slot.length.store(answer.len() as u32, Ordering::Relaxed);
-        ordering::give_away(&slot.state, DONE);
-    }
-
-    /// Number of places.
-    pub fn sessions(&self) -> usize {
-        self.slots.len()
+        let waits = |slot: &RequestSlot| {
+            ordering::is_given(&slot.state, READY) || ordering::is_given(&slot.state, SENDING)
+        };
+        self.slots.iter().any(waits)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn requests() -> Requests {
-        let settings = Settings::default();
-        let slots = ProcNumber::FIRST_BACKEND.0 as usize + 3;
-        let mut shmem = Shmem::create(Requests::shmem_size(&settings, slots) + 65536).unwrap();
-        Requests::create(&mut shmem, &settings, slots)
-    }
-
-    #[test]
-    fn a_request_goes_there_and_its_answer_back() {
-        let requests = requests();
-        let me = ProcNumber(ProcNumber::FIRST_BACKEND.0 + 1);
-        assert!(requests.submit(me, b"INSERT", Some(MonoTime::from_nanos(9))));
-        assert!(requests.outcome(me).is_none());
-        let taken = requests.take(ProcNumber::FIRST_BACKEND, 10);
-        assert_eq!(taken.len(), 1);
-        assert_eq!((taken[0].session, taken[0].request.as_slice()), (me, b"INSERT".as_slice()));
-        assert!(!requests.withdraw(me));
-        assert!(requests.take(ProcNumber::FIRST_BACKEND, 10).is_empty());
-        requests.answer(me, b"INSERT 0 1");
-        assert_eq!(requests.outcome(me).unwrap(), b"INSERT 0 1");
-        assert!(requests.submit(me, b"next", None));
-    }
-
-    #[test]
-    fn a_request_not_yet_taken_can_be_withdrawn_and_one_too_long_is_refused() {
-        let requests = requests();
-        let me = ProcNumber::FIRST_BACKEND;
-        assert!(requests.submit(me, b"x", None));
-        assert!(requests.withdraw(me));
-        assert!(!requests.any_ready());
-        assert!(!requests.submit(me, &vec![0; 64 << 20], None));
-        assert!(requests.submit(me, b"y", None));
-    }
-
-    #[test]
-    fn take_begins_where_it_is_told_so_that_nobody_is_always_last() {
-        let requests = requests();
-        for index in 0..3 {
-            assert!(requests.submit(ProcNumber(ProcNumber::FIRST_BACKEND.0 + index), &[index as u8], None));
-        }
-        let order: Vec<u8> = requests
-            .take(ProcNumber(ProcNumber::FIRST_BACKEND.0 + 2), 2)
-            .iter()
-            .map(|taken| taken.request[0])
-            .collect();
-        assert_eq!(order, [2, 0]);
-        assert!(requests.any_ready());
-    }
+/// Which place is a session's.
+fn place_of(session: ProcNumber) -> usize {
+    session.index() - ProcNumber::FIRST_BACKEND.index()
 }

@@ -20,6 +20,10 @@ pub(crate) enum Order {
     GiveAway,
     /// Acquire load: the word that gives bytes away, then the bytes.
     TakeOver,
+    /// Order of steps: a large request is taken, then its queue is left.
+    TakeBeforeLeave,
+    /// Order of steps: the sender of a large request is seen to have left, then its state is looked at.
+    SenderBeforeState,
 }
 
 impl Order {
@@ -29,7 +33,13 @@ impl Order {
             Order::AnnounceBeforeLook | Order::PublishBeforeLook => Ordering::SeqCst,
             Order::ClaimBeforeChange | Order::GiveAway => Ordering::Release,
             Order::CopyBeforeCheck | Order::TakeOver => Ordering::Acquire,
+            Order::TakeBeforeLeave | Order::SenderBeforeState => Ordering::AcqRel,
         }
+    }
+
+    /// Whether this order of steps is kept: always.
+    pub(crate) const fn is_kept(self) -> bool {
+        true
     }
 }
 

@@ -27,7 +27,7 @@ use wal::store::StoreError;
 use crate::backend_status::cut;
 use crate::memory_report::report_if_asked;
 use crate::node::Node;
-use crate::requests::ANSWER_BYTES;
+use crate::requests::ANSWER_BYTES_MAX;
 
 const HEADER: usize = 9;
 /// Bytes kept of each text of an error.
@@ -47,6 +47,13 @@ pub struct WriteMessage {
 }
 
 impl WriteMessage {
+    /// Bytes of all its texts.
+    pub fn text_bytes(&self) -> usize {
+        let notifications =
+            self.notifications.iter().map(|(channel, payload)| channel.len() + payload.len()).sum::<usize>();
+        self.statements.iter().map(String::len).sum::<usize>() + notifications
+    }
+
     /// The bytes to submit.
     pub fn encode(&self) -> Vec<u8> {
         bincode::encode_to_vec(self, bincode::config::standard()).expect("strings always encode")
@@ -84,11 +91,10 @@ pub enum Answer {
 
 impl Answer {
     /// The bytes of a success.
-    pub fn success(lsn: Lsn, rows: &AnswerRows) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEADER + rows.messages.len());
-        bytes.push(1);
-        bytes.extend_from_slice(&lsn.0.to_le_bytes());
-        bytes.extend_from_slice(&rows.messages);
+    pub fn success(lsn: Lsn, rows: AnswerRows) -> Vec<u8> {
+        let mut bytes = rows.bytes;
+        bytes[0] = 1;
+        bytes[1..HEADER].copy_from_slice(&lsn.0.to_le_bytes());
         bytes
     }
 
@@ -150,39 +156,50 @@ pub fn no_room(detail: &str) -> SqlError {
 #[derive(Debug)]
 pub struct AnswerRows {
     wanted: bool,
-    messages: Vec<u8>,
+    /// The answer: room for its header, then the messages.
+    bytes: Vec<u8>,
+    bytes_max: usize,
 }
 
 impl AnswerRows {
-    /// Keeps nothing unless `wanted`.
-    pub fn new(wanted: bool) -> AnswerRows {
-        AnswerRows { wanted, messages: Vec::new() }
+    /// Keeps nothing unless `wanted`; an answer of more than `bytes_max` is refused (of [`ANSWER_BYTES_MAX`], in any case).
+    pub fn new(wanted: bool, bytes_max: usize) -> AnswerRows {
+        AnswerRows { wanted, bytes: vec![0; HEADER], bytes_max: bytes_max.min(ANSWER_BYTES_MAX) }
     }
 
     fn check(&self) -> Result<(), SqlError> {
-        let most = ANSWER_BYTES - HEADER;
-        if self.messages.len() > most { Err(engine::rows::rows_exceed(most)) } else { Ok(()) }
+        if self.bytes.len() <= self.bytes_max {
+            return Ok(());
+        }
+        if self.bytes_max == ANSWER_BYTES_MAX {
+            return Err(engine::rows::rows_exceed(ANSWER_BYTES_MAX - HEADER));
+        }
+        Err(SqlError::new(SqlState::OUT_OF_MEMORY, "out of memory")
+            .with_detail(
+                "Rows returned by writes are waiting for sessions that have not taken them yet.".to_owned(),
+            )
+            .with_hint("Try again, or return fewer rows."))
     }
 }
 
 impl RowSink for AnswerRows {
     fn columns(&mut self, columns: &[Column]) -> Result<(), SqlError> {
         if self.wanted {
-            put_columns(&mut self.messages, columns);
+            put_columns(&mut self.bytes, columns);
         }
         self.check()
     }
 
     fn row(&mut self, row: &Row) -> Result<(), SqlError> {
         if self.wanted {
-            put_row(&mut self.messages, row)?;
+            put_row(&mut self.bytes, row)?;
         }
         self.check()
     }
 
     fn complete(&mut self, tag: CommandTag) -> Result<(), SqlError> {
         if self.wanted {
-            wire::backend::command_complete(&mut self.messages, &tag.to_string());
+            wire::backend::command_complete(&mut self.bytes, &tag.to_string());
         }
         self.check()
     }
@@ -298,9 +315,9 @@ mod tests {
 
     #[test]
     fn answers_come_back_as_they_were() {
-        let mut rows = AnswerRows::new(true);
+        let mut rows = AnswerRows::new(true, ANSWER_BYTES_MAX);
         rows.complete(CommandTag::Insert(1)).unwrap();
-        match Answer::decode(Answer::success(Lsn(0x1234), &rows)) {
+        match Answer::decode(Answer::success(Lsn(0x1234), rows)) {
             Answer::Success { lsn, messages } => {
                 assert_eq!(lsn, Lsn(0x1234));
                 assert_eq!(messages, b"C\0\0\0\x0fINSERT 0 1\0");

@@ -12,6 +12,7 @@
 
 use std::process::Command;
 
+use loom::model::Builder;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
@@ -34,15 +35,19 @@ mod sync {
         CopyBeforeCheck,
         GiveAway,
         TakeOver,
+        TakeBeforeLeave,
+        SenderBeforeState,
     }
 
-    pub(crate) const ALL: [Order; 6] = [
+    pub(crate) const ALL: [Order; 8] = [
         Order::AnnounceBeforeLook,
         Order::PublishBeforeLook,
         Order::ClaimBeforeChange,
         Order::CopyBeforeCheck,
         Order::GiveAway,
         Order::TakeOver,
+        Order::TakeBeforeLeave,
+        Order::SenderBeforeState,
     ];
 
     /// The order that the code lacks in this process; unset in the real models.
@@ -55,7 +60,12 @@ mod sync {
                 Order::AnnounceBeforeLook | Order::PublishBeforeLook => Ordering::SeqCst,
                 Order::ClaimBeforeChange | Order::GiveAway => Ordering::Release,
                 Order::CopyBeforeCheck | Order::TakeOver => Ordering::Acquire,
+                Order::TakeBeforeLeave | Order::SenderBeforeState => Ordering::AcqRel,
             }
+        }
+
+        pub(crate) fn is_kept(self) -> bool {
+            LEFT_OUT.get() != Some(&self)
         }
     }
 
@@ -227,6 +237,121 @@ fn request_and_answer_arrive_or_are_withdrawn() {
     startup.join().unwrap();
 }
 
+/// What a queue is to who sends and receives one message: its ends, and the message. (The queue itself has its own model.)
+#[derive(Default)]
+struct Queue {
+    ends: AtomicU32,
+    message: AtomicU64,
+}
+
+impl Queue {
+    const SENDER: u32 = 1;
+    const SENDER_LEFT: u32 = 2;
+    const RECEIVER: u32 = 4;
+    const RECEIVER_LEFT: u32 = 8;
+    const RENEWING: u32 = 16;
+
+    fn renew(&self) -> bool {
+        let ends = self.ends.load(Ordering::Acquire);
+        let in_use = ends & Queue::RECEIVER != 0 && ends & Queue::RECEIVER_LEFT == 0;
+        if in_use
+            || self.ends.compare_exchange(ends, Queue::RENEWING, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
+            return false;
+        }
+        self.message.store(0, Ordering::Relaxed);
+        self.ends.store(Queue::SENDER, Ordering::Release);
+        true
+    }
+
+    fn attach_receiver(&self) -> bool {
+        let barred = Queue::RECEIVER | Queue::RECEIVER_LEFT | Queue::RENEWING;
+        let attach = |ends: u32| (ends & barred == 0).then_some(ends | Queue::RECEIVER);
+        self.ends.fetch_update(Ordering::AcqRel, Ordering::Acquire, attach).is_ok()
+    }
+
+    fn leave(&self, end: u32) {
+        self.ends.fetch_or(end, Ordering::Release);
+    }
+
+    fn sender_has_left(&self) -> bool {
+        self.ends.load(Ordering::Acquire) & Queue::SENDER_LEFT != 0
+    }
+}
+
+/// A session that sends a large request, takes it back if it still can, and then sends another.
+#[derive(Default)]
+struct LargePlace {
+    state: AtomicU32,
+    queue: Queue,
+    session: Latch,
+    startup: Latch,
+    /// What the startup process has taken.
+    taken: AtomicU64,
+}
+
+impl LargePlace {
+    fn send(&self, request: u64) {
+        while !self.queue.renew() {
+            self.session.wait_and_reset();
+        }
+        ordering::give_away(&self.state, READY);
+        self.queue.message.store(request, Ordering::Release);
+        self.queue.leave(Queue::SENDER_LEFT);
+        self.startup.set();
+    }
+
+    /// The startup process' turns, until it has taken a request.
+    fn serve(&self) {
+        let mut attached = false;
+        loop {
+            if ordering::is_given(&self.state, READY) {
+                attached = attached || self.queue.attach_receiver();
+                let request = if attached { self.queue.message.load(Ordering::Acquire) } else { 0 };
+                let leave = || {
+                    self.queue.leave(Queue::RECEIVER_LEFT);
+                    self.session.set();
+                };
+                if request != 0 {
+                    attached = false;
+                    if ordering::take_whole(&self.state, READY, TAKEN, leave) {
+                        self.taken.store(request, Ordering::Relaxed);
+                        ordering::give_away(&self.state, DONE);
+                        self.session.set();
+                        return;
+                    }
+                }
+            }
+            if attached && ordering::is_taken_back(&self.state, READY, || self.queue.sender_has_left()) {
+                attached = false;
+                self.queue.leave(Queue::RECEIVER_LEFT);
+                self.session.set();
+            }
+            self.startup.wait_and_reset();
+        }
+    }
+}
+
+fn large_request_is_never_taken_for_the_next_nor_left_alone() {
+    let place = Arc::new(LargePlace::default());
+    let startup = {
+        let place = Arc::clone(&place);
+        thread::spawn(move || place.serve())
+    };
+    place.send(1);
+    let mut last = 1;
+    if ordering::take_place(&place.state, READY, IDLE) {
+        place.startup.set();
+        last = 2;
+        place.send(last);
+    }
+    while !ordering::is_given(&place.state, DONE) {
+        place.session.wait_and_reset();
+    }
+    assert_eq!(place.taken.load(Ordering::Relaxed), last, "an older request was taken for this one");
+    startup.join().unwrap();
+}
+
 const MODELS: [fn(); 5] = [
     flush_waiter_is_woken_or_finds_the_lock_free,
     reader_of_the_tables_is_woken_or_sees_them,
@@ -243,6 +368,10 @@ fn nothing_is_lost_in_any_order() {
         sync::LEFT_OUT.set(order).unwrap();
     }
     MODELS.into_iter().for_each(loom::model);
+    // Too many orders of its steps for all of them; with two preemptions every mutant is found.
+    let mut builder = Builder::new();
+    builder.preemption_bound = Some(2);
+    builder.check(large_request_is_never_taken_for_the_next_nor_left_alone);
 }
 
 #[test]

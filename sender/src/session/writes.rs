@@ -1,13 +1,12 @@
 //! A session's writes: handed to the startup process, waited for, answered.
 //!
-//! The session waits with its latch for the answer; a cancel takes the request back when the startup process has not
-//! taken it yet, otherwise that process sees the pending cancel itself. A session that is to end waits for the answer
+//! The session waits with its latch for the answer (a large request or answer goes piece by piece, see
+//! [`crate::requests`]); a cancel takes the request back when the startup process has not taken it yet, otherwise that process sees the pending cancel itself. A session that is to end waits for the answer
 //! too: what was logged is acknowledged, if the client still listens.
 
 use engine::error::SqlError;
 use engine::rows::CommandTag;
 use engine::sql::{Kind, Statement};
-use ipc::wait_event::WaitEvent;
 
 use super::Session;
 use super::query::Failure;
@@ -51,12 +50,12 @@ impl Session {
     /// Has the startup process execute a transaction; the messages for the client, if `replies`.
     pub(super) fn write(&mut self, statements: Vec<String>, replies: bool) -> Result<Vec<u8>, Failure> {
         let notifications = self.notifications.borrow_mut().prepare();
-        let request = WriteMessage { replies, statements, notifications }.encode();
-        if !self.node.requests.submit(self.me.number(), &request, self.control.deadline()) {
-            return Err(too_long(self.node.settings().max_statement_size).into());
+        let message = WriteMessage { replies, statements, notifications };
+        let bytes_max = self.node.settings().max_statement_size;
+        if message.text_bytes() as u64 > bytes_max {
+            return Err(too_long(bytes_max).into());
         }
-        self.node.wake_startup();
-        let answer = self.await_answer()?;
+        let answer = self.ask(&message.encode())?;
         match Answer::decode(answer) {
             Answer::Success { lsn, messages } => {
                 self.last_write = self.last_write.max(lsn);
@@ -67,19 +66,20 @@ impl Session {
         }
     }
 
-    fn await_answer(&mut self) -> Result<Vec<u8>, SqlError> {
-        let me = self.me.number();
+    /// Hands a request over and waits for its answer.
+    fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, SqlError> {
+        let mut asked = self.node.requests.submit(self.me, request, self.control.deadline());
         loop {
             self.me.latch().reset();
-            if let Some(answer) = self.node.requests.outcome(me) {
+            if let Some(answer) = asked.progress() {
                 return Ok(answer);
             }
             if let Some(interruption) = self.control.interruption()
-                && self.node.requests.withdraw(me)
+                && asked.withdraw()
             {
                 return Err(interruption.error());
             }
-            self.control.wait(None, WaitEvent::WriterOutcome);
+            self.control.wait(None, asked.wait_event());
         }
     }
 }

@@ -47,7 +47,7 @@ use crate::memory_report::report_if_asked;
 use crate::node::Node;
 use crate::notify::outgoing::Outgoing;
 use crate::notify::{self, Reservation};
-use crate::requests::Taken;
+use crate::requests::desk::{Desk, Taken};
 use crate::wait::wait_latch;
 use crate::write_request::{Answer, AnswerRows, WriteControl, WriteMessage, log_error, no_room};
 use crate::xlog::Xlog;
@@ -72,6 +72,8 @@ pub(super) struct Writer {
     commit_due: Option<MonoTime>,
     /// Set while the tables' COMMIT finds no room: when to try again.
     no_room: Option<MonoTime>,
+    /// Where the sessions' requests come in and their answers go out.
+    desk: Desk,
     /// Where the next scan of the sessions begins, so that nobody is always last.
     next_session: ProcNumber,
 }
@@ -80,6 +82,8 @@ pub(super) struct Writer {
 #[derive(Default)]
 struct Held {
     answers: Vec<(ProcNumber, Vec<u8>)>,
+    /// Their bytes.
+    bytes: usize,
     /// Notifications of the transactions, in their order.
     notifications: Vec<Reservation>,
     /// End of the last record that one of them rests on.
@@ -97,6 +101,7 @@ impl Writer {
             open_records: 0,
             commit_due: None,
             no_room: None,
+            desk: Desk::new(node.requests, me),
             next_session: ProcNumber::FIRST_BACKEND,
             tables: recovered.tables,
             tables_log: recovered.tables_log,
@@ -132,7 +137,7 @@ impl Writer {
             self.me.latch().reset();
             self.me.take(Interrupts::CONFIG_RELOAD);
             report_if_asked(self.node, &self.me);
-            let batch = self.node.requests.take(self.next_session, BATCH_MAX);
+            let batch = self.desk.take(self.next_session, BATCH_MAX);
             let idle = batch.is_empty();
             if let Some(last) = batch.last() {
                 self.next_session = ProcNumber(last.session.0 + 1);
@@ -166,22 +171,23 @@ impl Writer {
     fn execute_batch(&mut self, batch: Vec<Taken>) -> Result<(), StartupError> {
         let mut held = Held::default();
         for taken in batch {
-            let executed = match self.execute(&taken)? {
+            let executed = match self.execute(&taken, held.bytes)? {
                 Some(executed) => executed,
                 None => {
                     self.settle(&mut held);
                     self.commit()?;
-                    let again = self.execute(&taken)?;
+                    let again = self.execute(&taken, held.bytes)?;
                     again.unwrap_or_else(|| Err(Interruption::GiveWay.error()))
                 }
             };
             match executed {
                 Ok(executed) => {
                     held.logged = executed.end.or(held.logged);
+                    held.bytes += executed.answer.len();
                     held.answers.push((taken.session, executed.answer));
                     held.notifications.extend(executed.notifications);
                 }
-                Err(error) => self.send(taken.session, &Answer::error(&error)),
+                Err(error) => self.desk.answer(taken.session, Answer::error(&error)),
             }
             if self.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX {
                 self.settle(&mut held);
@@ -202,14 +208,15 @@ impl Writer {
         for notifications in held.notifications.drain(..) {
             self.node.notify.publish(notifications);
         }
+        held.bytes = 0;
         for (session, answer) in held.answers.drain(..) {
-            self.send(session, &answer);
+            self.desk.answer(session, answer);
         }
     }
 
-    /// Executes and logs one request. None: it gave way to a reader that waits for earlier records of the transaction, and is
+    /// Executes and logs one request, while so many bytes of answers are held. None: it gave way to a reader that waits for earlier records of the transaction, and is
     /// to be executed again when they are committed.
-    fn execute(&mut self, taken: &Taken) -> Result<Option<Outcome>, StartupError> {
+    fn execute(&mut self, taken: &Taken, held: usize) -> Result<Option<Outcome>, StartupError> {
         if self.no_room.is_some() {
             return Ok(Some(Err(no_room("the tables' last changes are in the log only"))));
         }
@@ -224,7 +231,7 @@ impl Writer {
         if self.open_end.is_some() {
             control = control.giving_way();
         }
-        let mut rows = AnswerRows::new(message.replies);
+        let mut rows = AnswerRows::new(message.replies, self.desk.room(held));
         if let Err(error) = self.tables.begin() {
             return into_sql_error(error).map(|error| Some(Err(error)));
         }
@@ -237,7 +244,7 @@ impl Writer {
             Err(error) => return Ok(Some(Err(error))),
         };
         let notifications = self.reserve_notifications(taken.session);
-        self.log_executed(record, notifications, &rows).map(Some)
+        self.log_executed(record, notifications, rows).map(Some)
     }
 
     /// Makes the request's NOTIFYs the notifications that pg_notify() adds to.
@@ -274,7 +281,7 @@ impl Writer {
         &mut self,
         record: Vec<u8>,
         notifications: Result<Option<Reservation>, SqlError>,
-        rows: &AnswerRows,
+        rows: AnswerRows,
     ) -> Result<Outcome, StartupError> {
         if record.is_empty() {
             let answer = Answer::success(Lsn::INVALID, rows);
@@ -305,11 +312,6 @@ impl Writer {
             Ok(inserted) => Ok(inserted.end),
             Err(error) => Err(log_error(&error)),
         }
-    }
-
-    fn send(&self, session: ProcNumber, answer: &[u8]) {
-        self.node.requests.answer(session, answer);
-        self.node.procs.set_latch(session);
     }
 
     /// Commits the open transaction, whose records are durable, and uses the time between two transactions.

@@ -1,20 +1,26 @@
 //! Sessions, a stand-in for the startup process, and what they hand over: requests, outcomes, how far the tables are.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ipc::interrupt::Interrupts;
 use ipc::proc::{BackendType, ProcNumber};
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
 use sender::recovery_state::{Waited, wait_applied};
+use sender::requests::asked::Asked;
+use sender::requests::desk::Desk;
+use sys::process::ExitStatus;
 use sys::signal::Signal;
 use wal::lsn::Lsn;
 
-use crate::harness::{Child, Random, TestNode, backend, pattern, seed};
+use crate::harness::{Child, DEADLINE, Random, TestNode, backend, pass, pattern, seed};
 
 const REQUESTS: u64 = 4000;
 /// One session alone needs each wake-up; several share the writer.
 const SESSIONS: [usize; 2] = [1, 5];
+/// Longer than the rings of the queues.
+const LARGE: u64 = 180_000;
 
 pub(crate) fn requests_and_outcomes_stay_whole_and_nobody_waits_for_ever() {
     let seed = seed("requests");
@@ -23,7 +29,7 @@ pub(crate) fn requests_and_outcomes_stay_whole_and_nobody_waits_for_ever() {
         let test = TestNode::start(&sender::datadir::DataDir::new(dir.path().join("data")), 4);
         let writer = test.child(ProcNumber::STARTUP, BackendType::Startup, |me| answer_requests(&test, me));
         let children: Vec<Child> = (0..sessions)
-            .map(|index| test.backend(index, |me| ask(&test, me, Random::new(seed + index as u64))))
+            .map(|index| test.backend(index, |me| ask_many(&test, me, Random::new(seed + index as u64))))
             .collect();
         children.iter().for_each(|child| child.join_well("a session"));
         writer.kill(Signal::Term);
@@ -32,40 +38,61 @@ pub(crate) fn requests_and_outcomes_stay_whole_and_nobody_waits_for_ever() {
     }
 }
 
-/// A session: each request says which it is, and so must its answer.
-fn ask(test: &TestNode, me: Me, mut random: Random) {
-    let requests = test.node.requests;
+/// A session: each request says which it is, and so must its answer. Some are taken back, at once or in the midst.
+fn ask_many(test: &TestNode, me: Me, mut random: Random) {
     let own = u64::from(me.number().0);
     let mut withdrawn = 0;
     for number in 0..REQUESTS {
-        let length = 16 + random.below(if number % 100 == 0 { 60_000 } else { 300 });
-        assert!(requests.submit(me.number(), &stamped(own, number, length as usize), None));
-        test.node.wake_startup();
-        if random.below(8) == 0 && requests.withdraw(me.number()) {
-            withdrawn += 1;
+        let length = 16 + random.below(if number % 8 == 0 { LARGE } else { 300 });
+        let request = stamped(own, number, length as usize);
+        let mut asked = test.node.requests.submit(me, &request, None);
+        let patience = if random.below(6) == 0 { random.below(4) } else { u64::MAX };
+        withdrawn += u64::from(wait_for_answer(me, own, number, &mut asked, patience).is_none());
+    }
+    assert!((1..REQUESTS).contains(&withdrawn), "{withdrawn} of {REQUESTS} were taken back");
+}
+
+/// Waits for the answer, which must be right; None: taken back after `patience` looks.
+fn wait_for_answer(
+    me: Me,
+    own: u64,
+    number: u64,
+    asked: &mut Asked<'_>,
+    mut patience: u64,
+) -> Option<Vec<u8>> {
+    loop {
+        me.latch().reset();
+        if patience > 0
+            && let Some(answer) = asked.progress()
+        {
+            assert!(answer == stamped(own, number, answer.len()), "answer to {number} of {own}");
+            return Some(answer);
+        }
+        if patience == 0 && asked.withdraw() {
+            return None;
+        }
+        // Whoever can't take it back has to wait for the answer.
+        let must_wait = patience == 0;
+        patience = if must_wait { u64::MAX } else { patience - 1 };
+        if must_wait || patience.is_multiple_of(2) {
             continue;
         }
-        let answer = loop {
-            me.latch().reset();
-            if let Some(answer) = requests.outcome(me.number()) {
-                break answer;
-            }
-            ipc::wait_latch(&me, None, WaitEvent::WriterOutcome).unwrap();
-        };
-        let answered = answer.len();
-        assert!(answer == stamped(own, number, answered), "answer to {number} of {own}");
+        let woken = ipc::wait_latch(&me, Some(DEADLINE / 2), asked.wait_event()).unwrap();
+        assert!(woken, "nobody wakes {asked:?} for {number} of {own}");
     }
-    assert!(withdrawn < REQUESTS, "nothing was ever answered");
 }
 
 /// The writer: takes what is there, checks it, answers with as many bytes as the request's number tells.
 fn answer_requests(test: &TestNode, me: Me) -> i32 {
+    let mut desk = Desk::new(test.node.requests, me);
     let mut first = ProcNumber::FIRST_BACKEND;
     loop {
         me.latch().reset();
-        let batch = test.node.requests.take(first, 3);
+        let batch = desk.take(first, 3);
         if batch.is_empty() {
             if me.take(Interrupts::TERMINATE).contains(Interrupts::TERMINATE) {
+                let left = format!("{desk:?}");
+                assert!(left.contains("incoming: [], outgoing: [], held: 0"), "{left}");
                 return 0;
             }
             ipc::wait_latch(&me, None, WaitEvent::StartupMain).unwrap();
@@ -74,12 +101,66 @@ fn answer_requests(test: &TestNode, me: Me) -> i32 {
             let (own, number) = stamp_of(&taken.request);
             assert_eq!(own, u64::from(taken.session.0));
             assert!(taken.request == stamped(own, number, taken.request.len()), "request {number} of {own}");
-            let length = 16 + number * 37 % 2000;
-            test.node.requests.answer(taken.session, &stamped(own, number, length as usize));
-            test.node.procs.set_latch(taken.session);
+            let most = if number % 5 == 0 { LARGE } else { 2000 };
+            let length = 16 + number * 3637 % most;
+            desk.answer(taken.session, stamped(own, number, length as usize));
             first = ProcNumber(taken.session.0 + 1);
         }
     }
+}
+
+/// Two sessions are stopped in the midst of a large request and of a large answer, and one is killed: the others are served,
+/// what the stopped ones wait for is whole when they go on, and nothing is kept for the dead one.
+pub(crate) fn session_that_stands_still_in_the_midst_delays_nobody() {
+    const SENDS: usize = 0;
+    const TAKES: usize = 1;
+    const DIES: usize = 2;
+    const OTHER: usize = 3;
+    let dir = tempfile::tempdir().unwrap();
+    let test = TestNode::start(&sender::datadir::DataDir::new(dir.path().join("data")), 4);
+    let writer = test.child(ProcNumber::STARTUP, BackendType::Startup, |me| answer_requests(&test, me));
+    // The answer to a number that ends in 5 is large where `answer_requests` makes it so.
+    let large_answer =
+        (1..).map(|round| round * 5).find(|number| 16 + number * 3637 % LARGE > 150_000).unwrap();
+    let in_the_midst = |index: usize, stop: Option<Signal>| {
+        test.backend(index, move |me| {
+            let own = u64::from(me.number().0);
+            let sends = index != TAKES;
+            let number = if sends { 1 } else { large_answer };
+            let request = stamped(own, number, if sends { LARGE as usize } else { 100 });
+            let mut asked = test.node.requests.submit(me, &request, None);
+            let midst = if sends { WaitEvent::MessageQueueSend } else { WaitEvent::MessageQueueReceive };
+            loop {
+                me.latch().reset();
+                assert_eq!(asked.progress(), None);
+                if asked.wait_event() == midst {
+                    break;
+                }
+                ipc::wait_latch(&me, Some(DEADLINE), midst).unwrap();
+            }
+            test.board.arrived.fetch_add(1, Ordering::AcqRel);
+            if let Some(signal) = stop {
+                sys::process::kill(sys::process::current_pid(), signal).unwrap();
+            }
+            assert!(wait_for_answer(me, own, number, &mut asked, u64::MAX).is_some());
+        })
+    };
+    let sends = in_the_midst(SENDS, Some(Signal::Stop));
+    let takes = in_the_midst(TAKES, Some(Signal::Stop));
+    let dies = in_the_midst(DIES, Some(Signal::Kill));
+    while test.board.arrived.load(Ordering::Acquire) < 3 {
+        pass(Duration::from_millis(1));
+    }
+    assert_eq!(dies.join("the killed session"), ExitStatus::Signaled(9));
+    test.node.procs.release(backend(DIES));
+    let other = test.backend(OTHER, |me| ask_many(&test, me, Random::new(7)));
+    other.join_well("a session that goes on");
+    sends.kill(Signal::Cont);
+    takes.kill(Signal::Cont);
+    sends.join_well("the session whose request was half way");
+    takes.join_well("the session whose answer was half way");
+    writer.kill(Signal::Term);
+    writer.join_well("the writer");
 }
 
 /// `length` bytes that begin with owner and number.

@@ -37,6 +37,7 @@ fn main() {
     let trials = trials![
         handover::readers_that_wait_for_the_tables_are_all_woken,
         handover::requests_and_outcomes_stay_whole_and_nobody_waits_for_ever,
+        handover::session_that_stands_still_in_the_midst_delays_nobody,
         notify::a_killed_listener_holds_up_nobody_and_its_successor_starts_anew,
         notify::listeners_get_every_notification_once_and_in_order,
         restore::history_is_restored_once_and_checked,

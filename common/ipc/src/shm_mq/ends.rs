@@ -213,6 +213,11 @@ impl Receiver {
         self.link.expected = Some(who);
     }
 
+    /// Whether the sender has left, or its process is gone; what it sent may still have to be received.
+    pub fn sender_is_gone(&self) -> bool {
+        self.link.other_is_gone()
+    }
+
     /// Bytes held of a message that isn't complete.
     pub fn held(&self) -> usize {
         self.partial.as_ref().map_or(0, |(bytes, _)| bytes.capacity())

@@ -163,6 +163,9 @@ impl Ring {
     pub(super) fn leave(self, end: End) {
         // Release: pairs with the acquire of `renew`. (For the other end the fence of the last publish is enough.)
         self.words.ends.fetch_or(end.left(), Ordering::Release);
+        // Against one that attaches just now: it finds this end left when it waits (after its own fence), or its
+        // address is found by who is about to wake it.
+        fence("mq: leave before wake");
     }
 
     /// Whether that end was left. What was sent before is seen by who looks at the counters after this.
