@@ -300,9 +300,9 @@ impl ProcArray {
         self.iter().all(|(_, proc)| proc.barrier.has_reached(generation))
     }
 
-    fn laggard(&self, generation: u64) -> Option<Laggard> {
-        let (number, proc) = self.iter().find(|(_, proc)| !proc.barrier.has_reached(generation))?;
-        Some(Laggard { number, pid: proc.pid() })
+    fn laggards(&self, generation: u64) -> impl Iterator<Item = Laggard> + use<> {
+        let late = self.iter().filter(move |(_, proc)| !proc.barrier.has_reached(generation));
+        late.map(|(number, proc)| Laggard { number, pid: proc.pid() })
     }
 }
 
@@ -383,7 +383,12 @@ impl BarrierWait {
             return None;
         }
         self.remind_at = now.saturating_add(REMINDER);
-        self.procs.laggard(self.generation.0)
+        self.laggards().next()
+    }
+
+    /// Who has not absorbed it yet.
+    pub fn laggards(&self) -> impl Iterator<Item = Laggard> + use<> {
+        self.procs.laggards(self.generation.0)
     }
 }
 

@@ -18,7 +18,8 @@
 //! (InitPostmasterChild).
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
+    convert::Infallible,
     io,
     os::fd::AsFd,
     sync::atomic::{AtomicU32, Ordering},
@@ -225,7 +226,8 @@ impl Newborn {
         latch_set.add_latch()?;
         latch_set.add_postmaster_death(OnPostmasterDeath::Exit)?;
         let latch_set = RefCell::new((latch_set, Vec::with_capacity(1)));
-        Ok(Newborn { state: Box::leak(Box::new(State { waiter, procs, inbox, latch_set })) })
+        let barrier_handler = OnceCell::new();
+        Ok(Newborn { state: Box::leak(Box::new(State { waiter, procs, inbox, latch_set, barrier_handler })) })
     }
 
     /// The latch: set by this process's signals alone.
@@ -290,6 +292,7 @@ struct State {
     inbox: &'static Inbox,
     /// The latch and the postmaster's death, for [`wait_latch`].
     latch_set: RefCell<(WaitEventSet, Vec<Occurred>)>,
+    barrier_handler: OnceCell<Box<dyn Fn(BarrierTypes) -> Absorption>>,
 }
 
 impl State {
@@ -402,6 +405,21 @@ impl Me {
         handler: impl FnMut(BarrierTypes) -> Result<Absorption, E>,
     ) -> Result<(), E> {
         self.state.inbox.absorb_barriers(handler)
+    }
+
+    /// Says once how this process absorbs barriers, so that each of its waits can ([`Me::serve_barriers`]), also
+    /// one that knows nothing of what they are about. Panics when it was said already.
+    pub fn on_barriers(self, handler: impl Fn(BarrierTypes) -> Absorption + 'static) {
+        let said = self.state.barrier_handler.set(Box::new(handler));
+        assert!(said.is_ok(), "barriers have one handler");
+    }
+
+    /// [`Me::absorb_barriers`] in the way that [`Me::on_barriers`] said; until then they stay pending.
+    pub fn serve_barriers(self) {
+        if let Some(handler) = self.state.barrier_handler.get() {
+            let absorbed = self.absorb_barriers(|types| Ok::<_, Infallible>(handler(types)));
+            absorbed.unwrap_or_else(|never| match never {});
+        }
     }
 
     /// Begins to wait until all processes have absorbed what was emitted up to `generation`: the own latch is

@@ -207,6 +207,29 @@ pub(crate) fn barrier_handler_that_fails_leaves_its_types() {
     child.join_well();
 }
 
+pub(crate) fn barrier_is_served_in_the_way_that_was_said_once() {
+    let node = Node::start();
+    let board = node.board;
+    let mut child = node.child(FIRST, |me| {
+        let generation = me.emit_barrier(RELOAD);
+        let wait = me.barrier_wait(generation);
+        me.serve_barriers();
+        assert_eq!(me.pending(), Interrupts::BARRIER, "nobody has said how");
+        let late: Vec<ProcNumber> = wait.laggards().map(|laggard| laggard.number).collect();
+        assert_eq!(late, [FIRST]);
+        me.on_barriers(|types| {
+            assert_eq!(types, RELOAD);
+            board.put(STATE, board.get(STATE) + 1);
+            Absorption::Done
+        });
+        me.serve_barriers();
+        me.serve_barriers();
+        assert_eq!((board.get(STATE), me.pending()), (1, Interrupts::NONE));
+        assert!(wait.is_over() && wait.laggards().next().is_none());
+    });
+    child.join_well();
+}
+
 pub(crate) fn barriers_of_two_who_wait_for_each_other_are_absorbed() {
     const ROUNDS: u64 = 300;
     let node = Node::start();

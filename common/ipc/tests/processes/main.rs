@@ -51,6 +51,7 @@ const TESTS: &[Test] = tests![
     barriers::barrier_waits_for_nobody_who_detached_or_died,
     barriers::barrier_held_or_not_now_stays_to_be_absorbed,
     barriers::barrier_handler_that_fails_leaves_its_types,
+    barriers::barrier_is_served_in_the_way_that_was_said_once,
     barriers::barriers_of_two_who_wait_for_each_other_are_absorbed,
     barriers::barrier_wait_names_a_stopped_process_every_5_s,
     barriers::barrier_wait_of_the_postmaster_ends_with_the_last,
