@@ -1,4 +1,4 @@
-//! The command line of `standby`: `clone`, and what every node has (`run`, `stop`, `status`).
+//! The command line of `standby`: `clone`, and what every node has (`run`, `stop`, `reload`, `status`).
 //!
 //! Exit status as [`sender::cli`].
 
@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use sender::cli::{DataDirArg, Run, Stop, report, status, stop, usage_error};
 use sender::datadir::DataDir;
+use sender::reload_command::{Reload, reload};
 use sender::run::run_node;
 
 use crate::walreceiver::process::walreceiver_main;
@@ -28,6 +29,8 @@ enum Command {
     Run(Run),
     /// Stop the node
     Stop(Stop),
+    /// Read walship.conf again, and wait until every process has it
+    Reload(Reload),
     /// Say whether the node runs
     Status(DataDirArg),
 }
@@ -61,6 +64,7 @@ pub fn standby_main(arguments: Vec<OsString>) -> i32 {
             run_node(run.data.data_dir, &run.settings, Some(walreceiver_main))
         }
         Command::Stop(arguments) => report(stop(&arguments)),
+        Command::Reload(arguments) => report(reload(&arguments)),
         Command::Status(data) => status(&data.data_dir),
     }
 }

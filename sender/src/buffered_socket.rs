@@ -108,6 +108,13 @@ impl BufferedSocket {
         self.me.map_or(Interrupts::NONE, Me::pending)
     }
 
+    /// Absorbs barriers: for a wait that the process's own loop is not a part of.
+    pub(crate) fn serve_barriers(&self) {
+        if let Some(me) = self.me {
+            me.serve_barriers();
+        }
+    }
+
     /// Reads the process's signals, as a wait does: for who goes on without one.
     ///
     /// # Errors

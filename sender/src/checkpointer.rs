@@ -38,7 +38,6 @@ use wal::xlog::{CheckPoint, CheckPointKind};
 use crate::archive_status;
 use crate::control::{ControlFile, NodeState};
 use crate::log::{fatal, panic_severity};
-use crate::memory_report::report_if_asked;
 use crate::node::{Node, take_flag};
 use crate::wait::wait_latch;
 use crate::walsender::WalSndState;
@@ -95,11 +94,12 @@ pub fn checkpointer_main(node: &'static Node, me: Me) -> i32 {
         switch_tried: MonoTime::ZERO,
         tables: None,
     };
-    let mut due = clock::now().saturating_add(node.settings().checkpoint_timeout);
+    // From when the present checkpoint_timeout counts, also when it has just changed.
+    let mut last = clock::now();
     loop {
         me.latch().reset();
-        me.take(Interrupts::TERMINATE | Interrupts::CONFIG_RELOAD);
-        report_if_asked(node, &me);
+        me.take(Interrupts::TERMINATE);
+        node.attend(&me);
         if me.take(Interrupts::STOP).contains(Interrupts::STOP) {
             return checkpointer.shut_down();
         }
@@ -108,17 +108,17 @@ pub fn checkpointer_main(node: &'static Node, me: Me) -> i32 {
         }
         let wanted = take_flag(&node.checkpointer.checkpoint_wanted);
         let now = clock::now();
+        let due = last.saturating_add(node.settings().checkpoint_timeout);
+        if now >= due {
+            last = now;
+        }
         if wanted || now >= due {
             checkpointer.timed(wanted);
-            due = next_due(due, now, node);
+            continue;
         }
         let next = checkpointer.switch_if_due(clock::now()).map_or(due, |switch| switch.min(due));
         wait_latch(&me, Some(next.saturating_since(clock::now())), WaitEvent::CheckpointerMain);
     }
-}
-
-fn next_due(due: MonoTime, now: MonoTime, node: &Node) -> MonoTime {
-    if due > now { due } else { now.saturating_add(node.settings().checkpoint_timeout) }
 }
 
 impl Checkpointer {

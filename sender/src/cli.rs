@@ -1,4 +1,4 @@
-//! The command line that both binaries share: `run`, `stop`, `status`; and `primary`'s own `init`.
+//! The command line that both binaries share: `run`, `stop`, `reload`, `status`; and `primary`'s own `init`.
 //!
 //! Exit status: 0 done, 1 failed, 2 wrong usage; of `status` also 3 not running, 4 no data directory there.
 //!
@@ -20,6 +20,7 @@ use wal::segment::SegmentSize;
 
 use crate::control::ControlFile;
 use crate::datadir::DataDir;
+use crate::reload_command::{Reload, reload};
 use crate::run::run_node;
 
 /// Exit status: failed.
@@ -49,6 +50,8 @@ enum PrimaryCommand {
     Run(Run),
     /// Stop the node
     Stop(Stop),
+    /// Read walship.conf again, and wait until every process has it
+    Reload(Reload),
     /// Say whether the node runs
     Status(DataDirArg),
 }
@@ -134,6 +137,7 @@ pub fn primary_main(arguments: Vec<OsString>) -> i32 {
             run_node(run.data.data_dir, &run.settings, None)
         }
         PrimaryCommand::Stop(stop) => report(self::stop(&stop)),
+        PrimaryCommand::Reload(arguments) => report(reload(&arguments)),
         PrimaryCommand::Status(data) => status(&data.data_dir),
     }
 }
@@ -197,7 +201,8 @@ fn new_system_identifier() -> u64 {
     (micros / 1_000_000) << 32 | (micros % 1_000_000) << 12 | (pid & 0xFFF)
 }
 
-fn running(data_dir: &Path) -> Result<Option<PidFileLines>, String> {
+/// The node of a data directory, if one runs.
+pub(crate) fn running(data_dir: &Path) -> Result<Option<PidFileLines>, String> {
     check_data_dir(data_dir)?;
     match inspect(data_dir).map_err(|error| error.to_string())? {
         Inspection::Running(lines) => Ok(Some(lines)),

@@ -457,6 +457,7 @@ impl ServerConnection {
         let mut latch_used = false;
         let result = loop {
             self.socket.reset_latch();
+            self.socket.serve_barriers();
             if self.socket.pending_interrupts().contains(Interrupts::TERMINATE) {
                 break Err(ClientError::Interrupted);
             }

@@ -26,11 +26,15 @@
 //! version v + 2, the fences make the reader see that it was claimed. By then v + 1 is published, so the next try
 //! makes progress; and no reader ever waits for the postmaster.
 //!
-//! Invariant: the postmaster alone writes here. A process's version only grows.
+//! Invariant: the postmaster alone writes here. A process's version only grows, also when a crash makes shared memory anew:
+//! then the words begin with zero, and the children to come inherit version and settings.
 //!
 //! Follows PostgreSQL 15 ProcessConfigFile() in src/backend/utils/misc/guc.c; differs in: one reader of the file.
 
 use std::cell::{Cell, RefCell};
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
@@ -172,4 +176,21 @@ impl Configuration {
 
 fn place(version: u64) -> usize {
     usize::from(version % 2 == 1)
+}
+
+/// The text of a walship.conf; not much more of it than one may have.
+///
+/// # Errors
+/// In PostgreSQL's words.
+pub fn read_conf(conf: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    let limit = BYTES_MAX as u64 + 1;
+    // What is no plain file might keep the reader waiting for ever.
+    let read = match fs::metadata(conf) {
+        Ok(meta) if !meta.is_file() => Err(io::Error::other("it is no regular file")),
+        _ => fs::File::open(conf).and_then(|file| file.take(limit).read_to_end(&mut bytes)),
+    };
+    read.map_err(|error| error.to_string())
+        .and_then(|_| String::from_utf8(bytes).map_err(|error| error.to_string()))
+        .map_err(|error| format!("could not read configuration file \"{}\": {error}", conf.display()))
 }

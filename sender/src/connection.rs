@@ -265,6 +265,7 @@ impl Connection {
     fn wait_until_sent(&mut self, interrupts: Interrupts) -> Result<bool, ErrorResponse> {
         loop {
             self.socket.reset_latch();
+            self.socket.serve_barriers();
             let pending = self.socket.pending_interrupts();
             if pending.contains(Interrupts::TERMINATE) {
                 self.socket.discard_output();

@@ -37,6 +37,7 @@ pub mod notify;
 mod ordering;
 mod quit_messages;
 pub mod recovery_state;
+pub mod reload_command;
 pub mod requests;
 pub mod restore_command;
 pub mod run;

@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use engine::writer::WriterOptions;
+use ipc::barrier::Absorption;
+use ipc::interrupt::Interrupts;
 use ipc::proc::{ProcArray, ProcNumber};
+use ipc::process::Me;
 use ipc::shmem::Shmem;
 use settings::Settings;
 use sys::clock;
@@ -25,6 +28,7 @@ use crate::backend_status::BackendStatus;
 use crate::configuration::Configuration;
 use crate::control::ControlFile;
 use crate::datadir::DataDir;
+use crate::memory_report::report_if_asked;
 use crate::notify::NotifyQueue;
 use crate::notify::outgoing::Outgoing;
 use crate::recovery_state::RecoveryCtl;
@@ -148,6 +152,24 @@ impl Node {
     /// This process's settings as they are now (a session lays its own SETs over them).
     pub fn settings(&self) -> Rc<Settings> {
         self.configuration.settings()
+    }
+
+    /// For a child, before anything else: from now on it takes over each configuration that the postmaster publishes,
+    /// wherever it looks at its interrupts ([`Node::attend`], [`Me::serve_barriers`], [`crate::wait`]).
+    pub fn enter(&'static self, me: Me) {
+        me.on_barriers(|_| {
+            self.configuration.refresh();
+            Absorption::Done
+        });
+        me.serve_barriers();
+    }
+
+    /// What every process does about itself in each turn of its loop. The settings may be others afterwards.
+    pub fn attend(&self, me: &Me) {
+        // The postmaster alone reads the file, so a SIGHUP to this process alone brings nothing that a barrier doesn't.
+        me.take(Interrupts::CONFIG_RELOAD);
+        me.serve_barriers();
+        report_if_asked(self, me);
     }
 
     /// The log's directory, with files of the calling process; after fork.

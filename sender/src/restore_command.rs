@@ -36,7 +36,6 @@ use wal::timeline::TimelineId;
 
 use crate::archive_status;
 use crate::control::ControlFile;
-use crate::memory_report::report_if_asked;
 use crate::node::Node;
 use crate::shell_text;
 
@@ -136,8 +135,7 @@ fn run(node: &Node, me: &Me, name: &str, target: &str) -> Result<bool, RestoreEr
     let command = shell_text::expand(&settings.restore_command, &values);
     tracing::debug!("executing restore command \"{command}\"");
     let outcome = subprocess::run(me, &command, node.data.root(), WaitEvent::RestoreCommand, || {
-        me.take(Interrupts::CONFIG_RELOAD);
-        report_if_asked(node, me);
+        node.attend(me);
         me.pending().contains(Interrupts::TERMINATE).then(clock::now)
     });
     let status = match outcome {

@@ -5,7 +5,7 @@
 //!
 //! Follows PostgreSQL 15 PostmasterMain() in src/backend/postmaster/postmaster.c.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipc::backend::{self, Backend};
 use ipc::postmaster_death::PostmasterDeath;
@@ -19,11 +19,15 @@ use postmaster::server_loop::{self, Config};
 use postmaster::state::Archiving;
 use settings::Settings;
 use settings::file::FileError;
+use settings::reload::Change;
 use settings::table::ArchiveMode;
+use sys::clock;
 use wal::segment::SegmentSize;
+use wal::timestamp::Timestamp;
 
 use crate::archiver::archiver_main;
 use crate::checkpointer::checkpointer_main;
+use crate::configuration::read_conf;
 use crate::control::ControlFile;
 use crate::datadir::DataDir;
 use crate::log::fatal;
@@ -43,6 +47,8 @@ pub type WalReceiverMain = fn(&'static Node, Me) -> i32;
 /// `flags` are the `-c name=value` of the command line.
 pub fn run_node(data_dir: PathBuf, flags: &[(String, String)], walreceiver: Option<WalReceiverMain>) -> i32 {
     crate::log::init();
+    // From here on a signal waits until the postmaster can read it, also a reload that comes with the pid file.
+    sys::signal::block_all();
     match prepare(data_dir, flags) {
         Ok(prepared) => serve(prepared, walreceiver),
         Err(message) => {
@@ -103,9 +109,7 @@ fn load_settings(
     control: &ControlFile,
     flags: &[(String, String)],
 ) -> Result<Settings, String> {
-    let conf = std::fs::read_to_string(data.conf()).map_err(|error| {
-        format!("could not read configuration file \"{}\": {error}", data.conf().display())
-    })?;
+    let conf = read_conf(&data.conf())?;
     let mut settings = Settings::load(&conf, flags).map_err(|errors| conf_errors(data, &errors))?;
     SegmentSize::new(u64::from(control.segment_size)).map_err(|_| {
         format!("control file names an impossible segment size, {} bytes", control.segment_size)
@@ -149,6 +153,7 @@ fn check_addresses(listen: &ListenConfig) -> Result<(), String> {
 
 fn serve(prepared: Prepared, walreceiver: Option<WalReceiverMain>) -> i32 {
     let node = prepared.node;
+    let conf = node.data.conf();
     let receive = move |me| match walreceiver {
         Some(main) => main(node, me),
         None => 1,
@@ -163,7 +168,8 @@ fn serve(prepared: Prepared, walreceiver: Option<WalReceiverMain>) -> i32 {
         dead_end: &|stream, peer, refusal| refuse_main(node, stream, peer, refusal),
         reinitialize: &|| reinitialize(node, &prepared.shmem),
         restart_after_crash: &|| node.settings().restart_after_crash,
-        reload: &|| {},
+        enter: &|me| node.enter(me),
+        reload: &|| reload(node, &conf),
     };
     server_loop::run(prepared.config, &roles).0
 }
@@ -176,6 +182,36 @@ fn reinitialize(node: &Node, shmem: &Shmem) -> Result<(), String> {
     node.procs.initialise();
     node.initialise(&control);
     Ok(())
+}
+
+/// For the postmaster at SIGHUP: reads the file and publishes what it brings, with a line in the log for everything. What
+/// only a restart can change, or why nothing has changed.
+fn reload(node: &Node, conf: &Path) -> Result<String, String> {
+    let now = Timestamp::from_unix_micros(clock::unix_micros());
+    let errors = match read_conf(conf) {
+        Err(error) => vec![error],
+        Ok(text) => match node.settings().reload(&text, node.configuration.flags()) {
+            Err(errors) => errors.iter().map(|error| error.located(conf.display())).collect(),
+            Ok(reloaded) => {
+                reloaded.changes.iter().for_each(|change| tracing::info!("{change}"));
+                let pending = |change: &&Change| matches!(change, Change::NeedsRestart { .. });
+                let pending: Vec<_> =
+                    reloaded.changes.iter().filter(pending).map(Change::to_string).collect();
+                if !pending.is_empty() {
+                    tracing::info!(
+                        "configuration file \"{}\" contains errors; unaffected changes were applied",
+                        conf.display()
+                    );
+                }
+                node.configuration.publish(reloaded.settings, &text, now);
+                return Ok(pending.join("\n"));
+            }
+        },
+    };
+    errors.iter().for_each(|error| tracing::info!("{error}"));
+    let last = format!("configuration file \"{}\" contains errors; no changes were applied", conf.display());
+    tracing::info!("{last}");
+    Err(format!("{}\n{last}", errors.join("\n")))
 }
 
 #[cfg(test)]

@@ -13,10 +13,9 @@
 use ipc::interrupt::Interrupts;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
-use sys::clock;
+use sys::clock::{self, MonoTime};
 use wal::lsn::Lsn;
 
-use crate::memory_report::report_if_asked;
 use crate::node::Node;
 use crate::wait::wait_latch;
 use crate::xlog::Xlog;
@@ -24,27 +23,29 @@ use crate::xlog::Xlog;
 /// Main function of the walwriter; returns its exit status.
 pub fn walwriter_main(node: &'static Node, me: Me) -> i32 {
     let mut xlog = Xlog::new(node, me);
-    let mut flush_due = None;
+    // Since when something waits to be flushed.
+    let mut unflushed_since = None;
     loop {
         me.latch().reset();
         if me.take(Interrupts::TERMINATE).contains(Interrupts::TERMINATE) {
             xlog.flush(node.wal.insert_lsn());
             return 0;
         }
-        me.take(Interrupts::CONFIG_RELOAD);
-        report_if_asked(node, &me);
+        node.attend(&me);
         prepare_ahead(&mut xlog);
         let now = clock::now();
-        let unflushed = node.wal.insert_lsn() > node.wal.flush_lsn();
-        if !unflushed {
-            flush_due = None;
-        } else if flush_due.is_some_and(|due| due <= now) || is_much(node, node.wal.insert_lsn()) {
+        if node.wal.insert_lsn() <= node.wal.flush_lsn() {
+            unflushed_since = None;
+        } else {
+            unflushed_since.get_or_insert(now);
+        }
+        let delay = node.settings().wal_writer_delay;
+        let flush_due = unflushed_since.map(|since: MonoTime| since.saturating_add(delay));
+        if flush_due.is_some_and(|due| due <= now || is_much(node, node.wal.insert_lsn())) {
             // Not try and go on: while somebody else is at it, this would be a busy loop.
             xlog.flush(node.wal.insert_lsn());
-            flush_due = None;
+            unflushed_since = None;
             continue;
-        } else if flush_due.is_none() {
-            flush_due = Some(now.saturating_add(node.settings().wal_writer_delay));
         }
         let timeout = flush_due.map(|due| due.saturating_since(now));
         wait_latch(&me, timeout, WaitEvent::WalWriterMain);

@@ -278,6 +278,7 @@ impl WriteControl {
 
 impl Control for WriteControl {
     fn check(&self) -> Option<Interruption> {
+        self.me.serve_barriers();
         let asked = self.node.procs.slot(self.session).interrupts();
         if asked.contains(Interrupts::QUERY_CANCEL) {
             return Some(Interruption::Cancel);

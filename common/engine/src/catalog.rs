@@ -150,6 +150,8 @@ functions! {
     LogBackendMemoryContexts: "pg_log_backend_memory_contexts", 1..=1, Bool, Acts;
     /// Reads the configuration again
     ReloadConf: "pg_reload_conf", 0..=0, Bool, Acts;
+    /// When the configuration was read last
+    ConfLoadTime: "pg_conf_load_time", 0..=0, Timestamptz, None;
     /// The session's process
     BackendPid: "pg_backend_pid", 0..=0, Int4, None;
     /// Waits, seconds
@@ -200,6 +202,8 @@ pub enum View {
     StatLatch,
     /// One row per channel that this session listens to
     ListeningChannels,
+    /// One row per entry of walship.conf as it is now
+    FileSettings,
 }
 
 /// Every view with its columns (PostgreSQL 15's, but for pg_stat_latch, which PostgreSQL lacks).
@@ -340,6 +344,19 @@ pub const VIEWS: &[ViewRow] = &[
         view: View::ListeningChannels,
         columns: &[("pg_listening_channels", Type::Text)],
     },
+    ViewRow {
+        name: "pg_file_settings",
+        view: View::FileSettings,
+        columns: &[
+            ("sourcefile", Type::Text),
+            ("sourceline", Type::Int4),
+            ("seqno", Type::Int4),
+            ("name", Type::Text),
+            ("setting", Type::Text),
+            ("applied", Type::Bool),
+            ("error", Type::Text),
+        ],
+    },
 ];
 
 impl View {
@@ -372,7 +389,8 @@ mod tests {
                 ("pg_stat_archiver", 7),
                 ("pg_settings", 17),
                 ("pg_stat_latch", 8),
-                ("pg_listening_channels", 1)
+                ("pg_listening_channels", 1),
+                ("pg_file_settings", 7)
             ]
         );
     }

@@ -68,6 +68,15 @@ impl Reader {
         open().map_err(|raw| own_error(&raw))
     }
 
+    /// From now on this process may use so many bytes for SQLite.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn limit_memory(&self, memory_max: usize) -> Result<(), SqlError> {
+        limit_memory(memory_max);
+        self.db.limit_cache(memory_max).map_err(|raw| own_error(&raw))
+    }
+
     /// The columns that a statement would return, without running it. An expression's type is not known before its
     /// first value is: text stands for it.
     pub fn describe(&mut self, sql: &str) -> Result<Vec<Column>, SqlError> {

@@ -194,6 +194,15 @@ impl Writer {
         Writer::open_raw(path, options).map_err(|raw| own_error(&raw))
     }
 
+    /// From now on this process may use so many bytes for SQLite.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn limit_memory(&self, memory_max: usize) -> Result<(), SqlError> {
+        limit_memory(memory_max);
+        self.db.limit_cache(memory_max).map_err(|raw| own_error(&raw))
+    }
+
     fn open_raw(path: &Path, options: &WriterOptions) -> Result<Writer, RawError> {
         let db = Db::open(path, Access::ReadWrite, Watch::new())?;
         db.busy_timeout(options.busy_timeout);

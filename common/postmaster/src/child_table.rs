@@ -120,6 +120,14 @@ impl ChildTable {
         self.children.iter().map(|child| (self.kind_now(child), child))
     }
 
+    /// What is in a slot, for who reads: `PID 4711 (WAL writer process)`.
+    pub fn name_of(&self, number: ProcNumber) -> String {
+        match self.children.iter().find(|child| child.number == Some(number)) {
+            Some(child) => format!("PID {} ({})", child.pid(), child.kind.row().log_name),
+            None => format!("slot {number}"),
+        }
+    }
+
     /// How many of each kind live.
     pub fn census(&self) -> Census {
         let mut census = Census::default();

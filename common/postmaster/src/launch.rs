@@ -7,7 +7,7 @@
 //! 2. [`Me::attach`]: close the write end of the death pipe, ask for the parent-death signal, look whether the
 //!    postmaster lives, own signalfd, SIGQUIT's handler, own session, slot and latch. Signals sent since the fork are
 //!    pending: all are blocked across it.
-//! 3. the main.
+//! 3. [`Roles::enter`], then the main.
 //!
 //! The epilogue detaches from the slot; the status then goes to the postmaster by `_exit`. The lock on the data directory
 //! is inherited and kept on purpose (see `pid_file.rs`).
@@ -119,6 +119,7 @@ impl Server<'_> {
                 return PROLOGUE_FAILED;
             }
         };
+        (self.roles.enter)(me);
         let status = main(me);
         // Does nothing if the main has done so at its clean end already.
         me.detach();

@@ -9,6 +9,7 @@
 //!
 //! ```text
 //! pid_file     one postmaster per data directory; what `stop` and `status` read
+//! reload_line  what `reload` reads there
 //! listen       the listen sockets
 //! roles        what the children do: handed in by the node
 //! refusal      why a client is not let in
@@ -16,6 +17,7 @@
 //! state        the pure state machine: (now, input, census) -> outputs
 //! child_table  pids, pidfds and the private free list of slots
 //! launch       fork, and what a child does before and after its main
+//! reload       a new configuration: read, published, absorbed by all
 //! reap         a pidfd became readable: what has exited, and how
 //! server_loop  the shell: one wait event set, carries out what the state machine says
 //! ```
@@ -39,6 +41,8 @@ pub mod listen;
 pub mod pid_file;
 mod reap;
 pub mod refusal;
+mod reload;
+pub mod reload_line;
 pub mod roles;
 pub mod server_loop;
 pub mod state;

@@ -18,6 +18,12 @@
 //! 4 port                         8 status, padded to 8 characters
 //! ```
 //!
+//! Behind them comes one of ours, which others don't read:
+//!
+//! ```text
+//! 9 what came of the last reload (reload_line.rs)
+//! ```
+//!
 //! Invariants: the descriptors stay open in all children and nobody ever unlocks them explicitly (flock belongs to the
 //! open file, so that would free it for all). They are close-on-exec: a command started by a child doesn't hold the node.
 //! The file appears under its name complete and locked, and is then rewritten in place by a single write.
@@ -32,6 +38,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use sys::process::{self, Pid};
+
+use crate::reload_line::ReloadLine;
 
 /// The file's name in the data directory.
 pub const FILE_NAME: &str = "postmaster.pid";
@@ -87,19 +95,22 @@ pub struct PidFileLines {
     pub listen_addr: String,
     /// The status.
     pub status: NodeStatus,
+    /// What came of the last reload; none when the line is just being written.
+    pub reload: Option<ReloadLine>,
 }
 
 impl PidFileLines {
     fn to_text(&self) -> String {
         format!(
-            "{}\n{}\n{}\n{}\n{}\n{}\n\n{}\n",
+            "{}\n{}\n{}\n{}\n{}\n{}\n\n{}\n{}\n",
             self.pid,
             self.data_dir.display(),
             self.start_time,
             self.port,
             self.socket_dir,
             self.listen_addr,
-            self.status.padded()
+            self.status.padded(),
+            self.reload.as_ref().unwrap_or(&ReloadLine::none_yet())
         )
     }
 
@@ -117,7 +128,8 @@ impl PidFileLines {
         let word = line()?;
         let (status, _) =
             STATUS_WORDS.into_iter().find(|(_, padded)| padded.trim_end() == word.trim_end())?;
-        Some(PidFileLines { pid, data_dir, start_time, port, socket_dir, listen_addr, status })
+        let reload = line().and_then(ReloadLine::parse);
+        Some(PidFileLines { pid, data_dir, start_time, port, socket_dir, listen_addr, status, reload })
     }
 }
 
@@ -257,6 +269,7 @@ impl PidFile {
             socket_dir: String::new(),
             listen_addr: String::new(),
             status: NodeStatus::Starting,
+            reload: Some(ReloadLine::none_yet()),
         };
         let file =
             put_in_place(&data_dir, &path, &lines).map_err(LockFileError::io("create lock file", &path))?;
@@ -293,6 +306,12 @@ impl PidFile {
         self.write()
     }
 
+    /// Writes line 9. It isn't made durable: it means nothing to a later node.
+    pub fn set_reload(&mut self, reload: ReloadLine) -> Result<(), LockFileError> {
+        self.lines.reload = Some(reload);
+        self.put().map_err(LockFileError::io("write lock file", &self.path))
+    }
+
     /// Whether the file under its name is still the one of this process: somebody may have removed or replaced it. Only
     /// a certain loss counts, not a failure to look.
     pub fn is_ours(&self) -> bool {
@@ -311,13 +330,16 @@ impl PidFile {
     }
 
     fn write(&self) -> Result<(), LockFileError> {
+        self.put()
+            .and_then(|()| self.file.sync_data())
+            .map_err(LockFileError::io("write lock file", &self.path))
+    }
+
+    /// Until the file is cut to its new length, a reader finds the end of the old text behind line 9.
+    fn put(&self) -> io::Result<()> {
         let text = self.lines.to_text();
-        let write = || {
-            self.file.write_all_at(text.as_bytes(), 0)?;
-            self.file.set_len(text.len() as u64)?;
-            self.file.sync_data()
-        };
-        write().map_err(LockFileError::io("write lock file", &self.path))
+        self.file.write_all_at(text.as_bytes(), 0)?;
+        self.file.set_len(text.len() as u64)
     }
 }
 

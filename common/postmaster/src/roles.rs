@@ -7,7 +7,8 @@
 //!
 //! What each is told: SIGTERM ([`ipc::interrupt::Interrupts::TERMINATE`]) to all but checkpointer, archiver and
 //! walsenders; SIGUSR2 (`STOP`) to the checkpointer: shutdown checkpoint, then exit 0; SIGUSR2 to walsenders and archiver:
-//! what is left, then exit 0; SIGHUP (`CONFIG_RELOAD`) to all; SIGQUIT ends each at once.
+//! what is left, then exit 0; SIGQUIT ends each at once. A new configuration comes as a barrier ([`ipc::barrier`]), which
+//! each must absorb wherever it may be.
 
 use std::fmt;
 
@@ -44,8 +45,11 @@ pub struct Roles<'a> {
     pub reinitialize: &'a dyn Fn() -> Result<(), String>,
     /// The setting `restart_after_crash` as it is now.
     pub restart_after_crash: &'a dyn Fn() -> bool,
-    /// Reads the configuration again, in the postmaster, for the children to come. Must not block.
-    pub reload: &'a dyn Fn(),
+    /// The first step of every child with a slot, before its main: says how it absorbs barriers ([`Me::on_barriers`]).
+    pub enter: &'a dyn Fn(Me),
+    /// Reads the configuration again, in the postmaster: publishes it to the children, which are told by a barrier next.
+    /// What is left to say (nothing, as a rule); or why nothing has changed. Must not block.
+    pub reload: &'a dyn Fn() -> Result<String, String>,
 }
 
 impl fmt::Debug for Roles<'_> {

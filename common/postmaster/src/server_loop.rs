@@ -9,7 +9,8 @@
 //! Never to be added here: reading or writing a client's socket, taking a lock in shared memory, opening the tables,
 //! anything that blocks. A postmaster that hangs is a node that can neither be stopped nor joined.
 //!
-//! Signals: SIGTERM smart, SIGINT fast, SIGQUIT immediate shutdown; SIGHUP reload.
+//! Signals: SIGTERM smart, SIGINT fast, SIGQUIT immediate shutdown; SIGHUP reload; SIGUSR1: say in postmaster.pid who has
+//! not absorbed it yet.
 //!
 //! Follows PostgreSQL 15 PostmasterMain(), ServerLoop() in src/backend/postmaster/postmaster.c.
 
@@ -18,6 +19,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use ipc::barrier::BarrierWait;
 use ipc::pm_signal::PmSignal;
 use ipc::postmaster_death::PostmasterDeath;
 use ipc::proc::ProcArray;
@@ -134,6 +136,8 @@ pub(crate) struct Server<'a> {
     accept_again_at: Option<MonoTime>,
     /// Nobody is accepted until shared memory is made anew.
     accepting_paused: bool,
+    /// While there is a child that has not absorbed the last configuration.
+    pub(crate) reload_wait: Option<BarrierWait>,
     exit: Option<i32>,
 }
 
@@ -164,6 +168,7 @@ impl<'a> Server<'a> {
             next_pid_file_check: clock::now().saturating_add(PID_FILE_CHECK_INTERVAL),
             accept_again_at: None,
             accepting_paused: false,
+            reload_wait: None,
             exit: None,
         })
     }
@@ -177,6 +182,7 @@ impl<'a> Server<'a> {
             self.take_signals()?;
             self.take_pm_signals()?;
             self.check_deadlines()?;
+            self.look_after_reload(clock::now())?;
             if let Some(status) = self.exit {
                 self.pid_file.remove().map_err(RunError::LockFile)?;
                 return Ok(status);
@@ -191,7 +197,9 @@ impl<'a> Server<'a> {
     fn wait(&mut self, occurred: &mut Vec<Occurred>) -> Result<(), RunError> {
         let deadlines = [self.machine.deadline(), Some(self.next_pid_file_check), self.accept_again_at];
         let next = deadlines.into_iter().flatten().min();
-        let timeout = next.map(|deadline| deadline.saturating_since(clock::now()));
+        let now = clock::now();
+        let timeout = next.map(|deadline| deadline.saturating_since(now));
+        let timeout = [timeout, self.reload_timeout(now)].into_iter().flatten().min();
         let wait_set = self.wait_set.as_mut().expect("the postmaster has its wait event set");
         wait_set.wait(timeout, WaitEvent::PostmasterMain, occurred).map_err(RunError::io("wait for events"))
     }
@@ -215,6 +223,9 @@ impl<'a> Server<'a> {
         }
         if signals.contains(Signal::Hup) {
             self.feed(Input::Reload)?;
+        }
+        if signals.contains(Signal::Usr1) {
+            self.feed(Input::LaggardsWanted)?;
         }
         Ok(())
     }
@@ -246,7 +257,7 @@ impl<'a> Server<'a> {
     }
 
     /// Gives the state machine an input and carries out what it says; a launch that fails is the next input.
-    fn feed(&mut self, input: Input) -> Result<(), RunError> {
+    pub(crate) fn feed(&mut self, input: Input) -> Result<(), RunError> {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             let before = self.machine.state();
@@ -272,10 +283,16 @@ impl<'a> Server<'a> {
                     warn!("{error}");
                 }
             }
-            Output::Reload => (self.roles.reload)(),
             Output::Reinitialize => return Ok(Some(Input::Reinitialized(self.reinitialize()))),
             Output::PauseAccepting => self.pause_accepting(true)?,
             Output::ResumeAccepting => self.pause_accepting(false)?,
+            Output::Reload => return Ok(Some(self.reload())),
+            Output::NameLaggards => return Ok(Some(self.laggards())),
+            Output::ReloadLine(line) => {
+                if let Err(error) = self.pid_file.set_reload(line) {
+                    warn!("{error}");
+                }
+            }
             Output::StopListening => self.stop_listening()?,
             Output::Exit(status) => {
                 self.stop_listening()?;
@@ -300,6 +317,8 @@ impl<'a> Server<'a> {
     /// Makes shared memory anew, as it was before the first fork. No child is left that could see the old one. The
     /// postmaster's wait event set watches the same descriptor for its latch as before.
     fn reinitialize(&mut self) -> Result<(), String> {
+        // Its words are zeroed, and nobody is left to wait for.
+        self.reload_wait = None;
         (self.roles.reinitialize)()?;
         self.postmaster
             .take_latch()

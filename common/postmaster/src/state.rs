@@ -43,6 +43,13 @@
 //! | after a shutdown request | what was not told to stop yet | 57P03 shutting down |
 //! | after a crash, until it serves again | nothing, then as in STARTUP | 57P03 in recovery mode |
 //!
+//! A reload is told of in postmaster.pid, under a number that is written before the file is read:
+//!
+//! ```text
+//! SIGHUP -> reading -> refused
+//!              +-----> absorbing (all children have it) -> done
+//! ```
+//!
 //! Invariants:
 //! - A shutdown request only escalates: smart, fast, immediate.
 //! - Walsenders outlive the checkpointer: the shutdown checkpoint record reaches the standbys. So does the archiver: the
@@ -67,6 +74,7 @@ use sys::signal::Signal;
 use crate::child_kind::{Census, ChildEnd, ChildKind, KindSet};
 use crate::pid_file::NodeStatus;
 use crate::refusal::Refusal;
+use crate::reload_line::{ReloadLine, ReloadProgress};
 
 /// How long children have to heed SIGQUIT before SIGKILL.
 pub const SIGKILL_AFTER: Duration = Duration::from_secs(5);
@@ -141,6 +149,14 @@ pub enum Input {
     Reload,
     /// Shared memory is made anew and nobody is attached to it; or why that could not be done.
     Reinitialized(Result<(), String>),
+    /// It was read and published, with what is left to say; or there is nothing new, and why.
+    ReloadRead(Result<String, String>),
+    /// Every child has absorbed what was published last.
+    ReloadAbsorbed,
+    /// Somebody wants to know which children have not.
+    LaggardsWanted,
+    /// Those are they.
+    Laggards(String),
     /// postmaster.pid is not this postmaster's any more.
     PidFileLost,
     /// Nothing but that time has passed, or that a flag in shared memory may have changed.
@@ -158,7 +174,7 @@ pub enum Output {
     Log(String),
     /// Write the status line of postmaster.pid.
     Status(NodeStatus),
-    /// Read the configuration again.
+    /// Read the configuration again, publish it, and tell the children ([`Input::ReloadRead`]).
     Reload,
     /// Make shared memory anew ([`Input::Reinitialized`]): no child is left. Always the last output.
     Reinitialize,
@@ -166,6 +182,10 @@ pub enum Output {
     PauseAccepting,
     /// Accept again.
     ResumeAccepting,
+    /// Find out which children have not absorbed it yet ([`Input::Laggards`]).
+    NameLaggards,
+    /// Write the line of postmaster.pid that tells of reloads.
+    ReloadLine(ReloadLine),
     /// Close the listen sockets.
     StopListening,
     /// Leave with this exit status; nothing comes after it.
@@ -197,6 +217,10 @@ pub struct StateMachine {
     archiver_launched_at: Option<MonoTime>,
     /// Until when no archiver is launched because the last one ended too soon.
     archiver_again_at: Option<MonoTime>,
+    /// The last reload.
+    reload: ReloadLine,
+    /// What is left to say when every child has absorbed the last reload; none: it is over.
+    reload_note: Option<String>,
 }
 
 impl StateMachine {
@@ -216,6 +240,8 @@ impl StateMachine {
             archiving,
             archiver_launched_at: None,
             archiver_again_at: None,
+            reload: ReloadLine::none_yet(),
+            reload_note: None,
         }
     }
 
@@ -263,6 +289,11 @@ impl StateMachine {
             Input::Shutdown(mode) => self.shutdown_requested(&mut step, mode),
             Input::Reload => self.reload_requested(&mut step),
             Input::Reinitialized(result) => self.reinitialized(&mut step, result),
+            Input::ReloadRead(read) => self.reload_read(&mut step, read),
+            Input::ReloadAbsorbed => self.reload_absorbed(&mut step),
+            Input::LaggardsWanted if self.reload_note.is_some() => step.push(Output::NameLaggards),
+            Input::LaggardsWanted => {}
+            Input::Laggards(late) => self.reload_progress(&mut step, ReloadProgress::Absorbing(late)),
             Input::PidFileLost => {
                 step.log("performing immediate shutdown because data directory lock file is invalid");
                 self.shutdown_requested(&mut step, ShutdownMode::Immediate);
@@ -410,13 +441,39 @@ impl StateMachine {
     }
 
     fn reload_requested(&mut self, step: &mut Step<'_>) {
-        if self.shutdown > Some(ShutdownMode::Smart) || self.crashed {
-            return;
+        self.reload.number += 1;
+        if self.shutdown > Some(ShutdownMode::Smart) {
+            return self.reload_read(step, Err(Refusal::ShuttingDown.message().to_owned()));
         }
         step.log("received SIGHUP, reloading configuration files");
-        // First its own: a child forked from now on inherits what was read.
+        self.reload_progress(step, ReloadProgress::Reading);
         step.push(Output::Reload);
-        step.signal(KindSet::ALL.without(ChildKind::DeadEnd), Signal::Hup);
+    }
+
+    /// A refused one ends there and then, whether or not everybody has the one before it.
+    fn reload_read(&mut self, step: &mut Step<'_>, read: Result<String, String>) {
+        let (note, progress) = match read {
+            Ok(note) => (Some(note), ReloadProgress::Absorbing(String::new())),
+            Err(why) => (None, ReloadProgress::Refused(why)),
+        };
+        self.reload_note = note;
+        self.reload_progress(step, progress);
+    }
+
+    /// After SIGQUIT everybody is gone soon, which is no answer: there will be others who have it, or the end of the
+    /// postmaster, which who waits for an answer sees.
+    fn reload_absorbed(&mut self, step: &mut Step<'_>) {
+        if self.quitting() {
+            return;
+        }
+        if let Some(note) = self.reload_note.take() {
+            self.reload_progress(step, ReloadProgress::Done(note));
+        }
+    }
+
+    fn reload_progress(&mut self, step: &mut Step<'_>, progress: ReloadProgress) {
+        self.reload.progress = progress;
+        step.push(Output::ReloadLine(self.reload.clone()));
     }
 
     /// A child died in a way that leaves shared memory in doubt: nobody may go on using it.
@@ -549,6 +606,8 @@ impl StateMachine {
         }
         self.state = PmState::Startup;
         self.crashed = false;
+        // The children to come inherit the configuration.
+        self.reload_absorbed(step);
         self.recovering = true;
         self.walreceiver_requested = false;
         // A crash that recurs at once must not keep the machine busy.

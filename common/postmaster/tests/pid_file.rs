@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use postmaster::pid_file::{
     FILE_NAME, Inspection, LockFileError, NodeStatus, PidFile, PidFileLines, inspect,
 };
+use postmaster::reload_line::{ReloadLine, ReloadProgress};
 use sys::process::{Pid, current_pid};
 
 fn text(data_dir: &tempfile::TempDir) -> String {
@@ -22,13 +23,24 @@ fn pid_file_has_postgresql_lines() {
     let mut file = PidFile::create(data_dir.path()).expect("nobody has it");
     let absolute = data_dir.path().canonicalize().expect("it exists");
     let (pid, start) = (current_pid(), file.start_time());
-    let expected = format!("{pid}\n{}\n{start}\n0\n\n\n\nstarting\n", absolute.display());
+    let expected =
+        format!("{pid}\n{}\n{start}\n0\n\n\n\nstarting\nreload 0 done 0 done\n", absolute.display());
     assert_eq!(text(&data_dir), expected);
 
     file.set_address(5440, "/sockets", "127.0.0.1").expect("written");
     file.set_status(NodeStatus::Ready).expect("written");
     let expected = format!("{pid}\n{}\n{start}\n5440\n/sockets\n127.0.0.1\n\nready   \n", absolute.display());
-    assert_eq!(text(&data_dir), expected);
+    assert_eq!(text(&data_dir), format!("{expected}reload 0 done 0 done\n"));
+
+    let line = |progress| ReloadLine { number: 12, progress };
+    file.set_reload(line(ReloadProgress::Refused("a reason\nand another".to_owned()))).expect("written");
+    let refused = format!("{expected}reload 12 refused a reason\\nand another 12 refused\n");
+    assert_eq!(text(&data_dir), refused);
+    file.set_reload(line(ReloadProgress::Reading)).expect("written");
+    assert_eq!(text(&data_dir), format!("{expected}reload 12 reading 12 reading\n"));
+    // A file that has just been written, and not cut yet.
+    let lines = PidFileLines::parse(&format!("{expected}reload 12 reading 12 reading\nother 12 refused\n"));
+    assert_eq!(lines.expect("readable").reload, Some(line(ReloadProgress::Reading)));
 
     file.remove().expect("removed");
     assert!(!data_dir.path().join(FILE_NAME).exists());

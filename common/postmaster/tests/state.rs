@@ -137,6 +137,11 @@ impl Node {
                 self.machine.set_restart_after_crash(word == "on");
                 return Vec::new();
             }
+            ["read", ref note @ ..] => Input::ReloadRead(Ok(note.join(" "))),
+            ["unreadable", ref why @ ..] => Input::ReloadRead(Err(why.join(" "))),
+            ["absorbed"] => Input::ReloadAbsorbed,
+            ["laggards?"] => Input::LaggardsWanted,
+            ["laggards", ref late @ ..] => Input::Laggards(late.join(" ")),
             ["pid-file-lost"] => Input::PidFileLost,
             ["after", seconds] => {
                 let seconds = Duration::from_secs(seconds.parse().expect("a number"));
@@ -194,6 +199,8 @@ impl Node {
             Output::Reinitialize => "reinitialize".to_owned(),
             Output::PauseAccepting => "pause accepting".to_owned(),
             Output::ResumeAccepting => "resume accepting".to_owned(),
+            Output::NameLaggards => "name laggards".to_owned(),
+            Output::ReloadLine(line) => format!("line {line}"),
             Output::StopListening => "stop listening".to_owned(),
             Output::Exit(status) => format!("exit {status}"),
         }

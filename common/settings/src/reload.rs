@@ -99,7 +99,9 @@ impl Settings {
     pub fn file_settings(&self, conf: &str, flags: &[(String, String)]) -> Vec<FileSetting> {
         let entries = match file::entries(conf) {
             Ok(entries) => entries,
-            Err(error) => return vec![FileSetting::of_error(&error)],
+            Err(FileError { line, error }) => {
+                return vec![FileSetting { line, ..FileSetting::unreadable(error.to_string()) }];
+            }
         };
         let any_error = entries.iter().any(|entry| entry.meant.is_err());
         let overridden = |number: SettingNumber| {
@@ -130,7 +132,7 @@ fn name_values(changes: &mut [Change], conf: &str) {
     let entries = file::entries(conf).unwrap_or_default();
     for change in changes {
         if let Change::Set { name, value } = change
-            && let Some(entry) = entries.iter().find(|entry| entry.name.eq_ignore_ascii_case(name))
+            && let Some(entry) = entries.iter().rfind(|entry| entry.name.eq_ignore_ascii_case(name))
         {
             value.clone_from(&entry.value);
         }
@@ -153,15 +155,9 @@ pub struct FileSetting {
 }
 
 impl FileSetting {
-    /// The one row of a file that can't be read.
-    pub fn of_error(error: &FileError) -> FileSetting {
-        FileSetting {
-            line: error.line,
-            name: None,
-            value: None,
-            applied: false,
-            error: Some(error.error.to_string()),
-        }
+    /// The one row of a file that can't be read, and why.
+    pub fn unreadable(why: String) -> FileSetting {
+        FileSetting { line: 0, name: None, value: None, applied: false, error: Some(why) }
     }
 }
 

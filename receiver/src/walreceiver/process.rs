@@ -27,7 +27,6 @@ use sender::archive_status;
 use sender::backend_status::cut;
 use sender::client::{ClientError, ServerConnection, SessionKind, StreamStart, Streamed};
 use sender::log::{fatal, panic_severity};
-use sender::memory_report::report_if_asked;
 use sender::node::{Node, take_flag};
 use sender::walreceiver_state::WalRcvState;
 use sys::clock;
@@ -181,17 +180,13 @@ impl WalReceiver {
         timeline: TimelineId,
         start: Lsn,
     ) -> WalReceiver {
-        let timing = Timing {
-            timeout: node.settings().wal_receiver_timeout,
-            status_interval: node.settings().wal_receiver_status_interval,
-        };
         let begin = Start {
             lsn: start,
             flushed: node.wal.flush_lsn(),
             applied: node.recovery.applied(),
             horizon: node.wal.horizon(),
         };
-        let stream = Stream::new(clock::now(), begin, timing);
+        let stream = Stream::new(clock::now(), begin, timing(node));
         let store = node.segment_store();
         let noted = start.min(node.wal.horizon());
         WalReceiver { node, me, upstream, store, timeline, stream, synced: start, noted, more: true }
@@ -221,6 +216,7 @@ impl WalReceiver {
         loop {
             self.me.latch().reset();
             self.take_interrupts()?;
+            self.stream.handle(clock::now(), Input::Timing(timing(self.node)));
             self.hear_startup();
             self.receive()?;
             while let Some(output) = self.stream.poll(clock::now()) {
@@ -235,8 +231,8 @@ impl WalReceiver {
         if self.me.pending().is_empty() {
             return Ok(());
         }
-        report_if_asked(self.node, &self.me);
-        let taken = self.me.take(self.me.pending());
+        self.node.attend(&self.me);
+        let taken = self.me.take(self.me.pending().without(Interrupts::BARRIER));
         if taken.contains(Interrupts::TERMINATE) { Err(End::Terminated) } else { Ok(()) }
     }
 
@@ -348,6 +344,11 @@ impl WalReceiver {
             .map(|_| ())
             .map_err(End::of_connection(STREAM_FAILED))
     }
+}
+
+fn timing(node: &Node) -> Timing {
+    let settings = node.settings();
+    Timing { timeout: settings.wal_receiver_timeout, status_interval: settings.wal_receiver_status_interval }
 }
 
 /// Writes received bytes to their place.

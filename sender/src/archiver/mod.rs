@@ -33,7 +33,6 @@ use wal::timestamp::Timestamp;
 use self::schedule::{Attempt, Schedule, Step};
 use crate::archive_status;
 use crate::log::fatal;
-use crate::memory_report::report_if_asked;
 use crate::node::Node;
 use crate::shell_text;
 
@@ -118,8 +117,7 @@ impl Archiver {
         if self.me.pending().is_empty() {
             return;
         }
-        self.me.take(Interrupts::CONFIG_RELOAD);
-        report_if_asked(self.node, &self.me);
+        self.node.attend(&self.me);
         if !self.me.take(Interrupts::TERMINATE).is_empty() {
             self.schedule.terminate(clock::now());
         }

@@ -130,6 +130,7 @@ impl SessionControl {
         let next = [until, self.deadline.get()].into_iter().flatten().min();
         let timeout = next.map(|next| next.saturating_since(clock::now()));
         if self.watches_client() {
+            self.me.serve_barriers();
             self.look_at_client(timeout, event);
         } else {
             wait_latch(&self.me, timeout, event);
@@ -179,6 +180,7 @@ impl Control for SessionControl {
             let _ = self.me.poll_signals();
             self.signals_due.set(now.saturating_add(SIGNALS_EVERY));
         }
+        self.me.serve_barriers();
         if let Some(checks) = self.client_checks.get()
             && checks.due <= now
             && self.watches_client()

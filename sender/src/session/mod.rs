@@ -28,6 +28,7 @@ use engine::reader::{Reader, ReaderOptions};
 use ipc::interrupt::Interrupts;
 use ipc::process::Me;
 use postmaster::refusal::Refusal;
+use settings::Settings;
 use settings::session::SessionSettings;
 use sys::clock;
 use sys::net::{PeerAddr, Stream};
@@ -41,7 +42,6 @@ use wire::startup::{ReplicationMode, StartupMessage};
 use crate::backend_status::{BackendState, BackendStatus};
 use crate::connection::{Connection, Received};
 use crate::log::fatal;
-use crate::memory_report::report_if_asked;
 use crate::node::{Node, TABLES_BUSY_TIMEOUT};
 use crate::session::block::Block;
 use crate::session::control::SessionControl;
@@ -95,12 +95,13 @@ fn serve(node: &'static Node, me: Me, mut connection: Connection) -> Result<(), 
         ReplicationMode::None => {}
         _ => return crate::walsender::process::serve(node, me, connection, &startup),
     }
+    let version = node.configuration.version();
     let settings = match greet(node, me, &mut connection, &startup) {
         Ok(settings) => settings,
         Err(report) => return end_with(&mut connection, &report),
     };
     crate::quit_messages::announce(&connection);
-    let mut session = Session::new(node, me, connection, settings);
+    let mut session = Session::new(node, me, connection, settings, version);
     match session.run() {
         Ok(()) => Ok(()),
         Err(report) => end_with(&mut session.connection, &report),
@@ -129,6 +130,8 @@ pub(crate) struct Session {
     info: Rc<SessionInfo>,
     /// Opened at the first read: a session that only writes needs none.
     reader: Option<Reader>,
+    /// The statement_memory_limit that it has, bytes.
+    reader_memory: usize,
     block: Option<Block>,
     status: &'static BackendStatus,
     /// End of the last record of this session: its reads see it.
@@ -136,13 +139,21 @@ pub(crate) struct Session {
     notifications: Rc<RefCell<Notifications>>,
     /// There is something to read in the queue of notifications, and nobody has looked yet.
     notified: bool,
+    /// Which of the node's settings this session's lie over.
+    settings_version: u64,
     /// Extended-protocol messages are skipped up to the next Sync.
     skip_to_sync: bool,
 }
 
 impl Session {
     /// A session with a client that was greeted.
-    fn new(node: &'static Node, me: Me, connection: Connection, settings: SessionSettings) -> Session {
+    fn new(
+        node: &'static Node,
+        me: Me,
+        connection: Connection,
+        settings: SessionSettings,
+        settings_version: u64,
+    ) -> Session {
         let settings = Rc::new(RefCell::new(settings));
         let control = Rc::new(SessionControl::new(node, me));
         let notifications = Rc::new(RefCell::new(Notifications::new(node, me)));
@@ -162,11 +173,13 @@ impl Session {
             control,
             info,
             reader: None,
+            reader_memory: 0,
             block: None,
             status: &node.statuses[me.number().index()],
             last_write: Lsn::INVALID,
             notifications,
             notified: false,
+            settings_version,
             skip_to_sync: false,
         }
     }
@@ -175,6 +188,10 @@ impl Session {
     fn run(&mut self) -> Result<(), ErrorResponse> {
         self.ready()?;
         loop {
+            if self.heed_settings() {
+                self.report_settings();
+                self.connection.flush()?;
+            }
             let query = match self.connection.read_message()? {
                 Received::Message(message) => match FrontendMessage::decode(message)? {
                     FrontendMessage::Query(text) => text.to_owned(),
@@ -215,7 +232,8 @@ impl Session {
     /// While no statement runs: a cancel comes too late; a terminate, a client that is gone and a time-out end the
     /// session; notifications are told.
     fn idle_interrupts(&mut self) -> Result<(), ErrorResponse> {
-        self.me.take(Interrupts::CONFIG_RELOAD | Interrupts::WALSND_INIT_STOPPING | Interrupts::STOP);
+        self.node.attend(&self.me);
+        self.me.take(Interrupts::WALSND_INIT_STOPPING | Interrupts::STOP);
         self.control.finish();
         if self.me.pending().contains(Interrupts::TERMINATE) {
             return Err(terminated());
@@ -226,14 +244,28 @@ impl Session {
         if self.me.take(Interrupts::IDLE_TIMEOUT).contains(Interrupts::IDLE_TIMEOUT) {
             return Err(idle_for_too_long(self.block.is_some()));
         }
-        report_if_asked(self.node, &self.me);
         self.notifications_came()?;
         self.connection.flush()
+    }
+
+    /// Between two statements: lays this session's SETs over new settings of the node; whether there are any.
+    ///
+    /// The process has absorbed the barrier before, wherever it came: what belongs to the process has changed at once. What a
+    /// statement sees does not change while it runs, and nobody has to wait for its end.
+    fn heed_settings(&mut self) -> bool {
+        let version = self.node.configuration.version();
+        if version == self.settings_version {
+            return false;
+        }
+        self.settings_version = version;
+        self.settings.borrow_mut().reload(&base_settings(self.node, self.me));
+        true
     }
 
     /// The notifications that came meanwhile, the settings that changed, then ReadyForQuery.
     fn ready(&mut self) -> Result<(), ErrorResponse> {
         self.notifications_came()?;
+        self.heed_settings();
         self.report_settings();
         let (wire, shown) = match &self.block {
             None => (TransactionStatus::Idle, BackendState::Idle),
@@ -280,15 +312,21 @@ impl Session {
 
     /// The connection to the tables, opened at the first use.
     fn reader(&mut self) -> Result<&mut Reader, SqlError> {
+        let memory_max = self.settings.borrow().current().statement_memory_limit as usize;
         if self.reader.is_none() {
             let options = ReaderOptions {
                 busy_timeout: TABLES_BUSY_TIMEOUT,
                 value_size_max: self.node.settings().max_statement_size as usize,
-                memory_max: self.settings.borrow().current().statement_memory_limit as usize,
+                memory_max,
                 system: Rc::clone(&self.info) as Rc<dyn engine::catalog::SystemInfo>,
             };
             self.reader = Some(Reader::open(&self.node.data.state_db(), &options)?);
+        } else if memory_max != self.reader_memory
+            && let Some(reader) = &self.reader
+        {
+            reader.limit_memory(memory_max)?;
         }
+        self.reader_memory = memory_max;
         Ok(self.reader.as_mut().expect("opened above"))
     }
 
@@ -305,10 +343,7 @@ pub(crate) fn greet(
     connection: &mut Connection,
     startup: &StartupMessage,
 ) -> Result<SessionSettings, ErrorResponse> {
-    let mut base = (*node.settings()).clone();
-    base.in_hot_standby = node.recovery.in_recovery();
-    base.session_authorization = startup.user.clone();
-    let mut settings = SessionSettings::new(&base, &startup.settings)
+    let mut settings = SessionSettings::new(&base_settings(node, me), &startup.settings)
         .map_err(|error| report_of(&setting_error(&error), None).with_severity(Severity::Fatal))?;
     if let Some(negotiation) = &startup.negotiate {
         backend::negotiate_protocol_version(connection.output(), negotiation);
@@ -323,6 +358,14 @@ pub(crate) fn greet(
     }
     backend::backend_key_data(connection.output(), startup_packet::new_cancel_key(status)?);
     Ok(settings)
+}
+
+/// The node's settings as the session of this process begins with them.
+pub(crate) fn base_settings(node: &Node, me: Me) -> Settings {
+    let mut base = (*node.settings()).clone();
+    base.in_hot_standby = node.recovery.in_recovery();
+    base.session_authorization = node.statuses[me.number().index()].user.get();
+    base
 }
 
 /// What a client is told of an error.

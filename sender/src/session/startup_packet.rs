@@ -32,7 +32,8 @@ pub(super) fn read_startup(node: &'static Node, connection: &mut Connection) -> 
             ReceivedPacket::Interrupted => match connection.me() {
                 Some(me) if me.pending().contains(Interrupts::TERMINATE) => return Err(super::terminated()),
                 Some(me) => {
-                    me.take(me.pending().without(Interrupts::TERMINATE));
+                    node.attend(&me);
+                    me.take(me.pending().without(Interrupts::TERMINATE | Interrupts::BARRIER));
                     continue;
                 }
                 None => continue,

@@ -15,6 +15,7 @@ use ipc::latch_stats::LatchStats;
 use ipc::proc::{BackendType, Proc, ProcNumber};
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
+use settings::reload::FileSetting;
 use settings::session::SessionSettings;
 use settings::table::{SettingNumber, Source};
 use settings::value::Kind;
@@ -28,6 +29,7 @@ use wal::xact::Commit;
 
 use super::control::SessionControl;
 use super::notify::Notifications;
+use crate::configuration::read_conf;
 use crate::node::Node;
 use crate::notify::outgoing::Outgoing;
 use crate::walreceiver_state::WalRcvState;
@@ -73,6 +75,7 @@ impl SystemInfo for SessionInfo {
             Function::ReloadConf => {
                 sys::process::kill(sys::process::parent_pid(), Signal::Hup).is_ok().into()
             }
+            Function::ConfLoadTime => time(node.configuration.load_time().0),
             Function::BackendPid => sys::process::current_pid().0.into(),
             Function::Sleep => self.sleep(arguments)?,
             Function::Version => format!(
@@ -120,6 +123,7 @@ impl SystemInfo for SessionInfo {
                 notifications.channels().map(|channel| vec![channel.into()]).collect()
             }
             View::Settings => SettingNumber::all().map(|number| self.setting(number)).collect(),
+            View::FileSettings => self.file_settings(),
         })
     }
 }
@@ -409,6 +413,28 @@ impl SessionInfo {
             when(&shared.last_failed_time),
             when(&shared.reset_time),
         ]
+    }
+
+    /// What a reload would make of each line of the file.
+    fn file_settings(&self) -> Vec<Vec<SystemValue>> {
+        let path = self.node.data.conf();
+        let configuration = &self.node.configuration;
+        let lines = match read_conf(&path) {
+            Ok(conf) => configuration.settings().file_settings(&conf, configuration.flags()),
+            Err(error) => vec![FileSetting::unreadable(error)],
+        };
+        let rows = lines.into_iter().zip(1i64..).map(|(line, sequence)| {
+            vec![
+                path.display().to_string().into(),
+                i64::from(line.line).into(),
+                sequence.into(),
+                line.name.into(),
+                line.value.into(),
+                line.applied.into(),
+                line.error.into(),
+            ]
+        });
+        rows.collect()
     }
 
     fn setting(&self, number: SettingNumber) -> Vec<SystemValue> {

@@ -24,7 +24,6 @@ use wal::lsn::Lsn;
 use super::recovery::{Recovered, put_with_room};
 use super::sources::{Sources, Step, View};
 use super::{StartupError, told_to_end};
-use crate::memory_report::report_if_asked;
 use crate::node::{Node, take_flag};
 use crate::restore_command::restore_segment;
 use crate::wait::wait_latch;
@@ -41,8 +40,7 @@ pub(super) fn follow(node: &'static Node, me: &Me, mut recovered: Recovered) -> 
         if told_to_end(me) {
             return Ok(());
         }
-        me.take(Interrupts::CONFIG_RELOAD);
-        report_if_asked(node, me);
+        node.attend(me);
         upstream.heed_settings();
         let flushed = node.wal.flush_lsn();
         recovered.reader.source_mut().set_limit(flushed);

@@ -222,6 +222,7 @@ fn find_end(node: &Node, me: &Me, from: Lsn) -> Result<Option<End>, StartupError
 fn terminated(me: &Me) -> bool {
     // An error means that the signalfd is gone; the next wait will say so.
     let _ = me.poll_signals();
+    me.serve_barriers();
     me.pending().contains(Interrupts::TERMINATE)
 }
 

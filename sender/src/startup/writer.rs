@@ -30,7 +30,6 @@ use std::sync::atomic::Ordering;
 use engine::control::Interruption;
 use engine::error::{SqlError, SqlState};
 use engine::writer::PutError;
-use ipc::interrupt::Interrupts;
 use ipc::proc::ProcNumber;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
@@ -43,7 +42,6 @@ use super::recovery::Recovered;
 use super::tables_log::TablesLog;
 use super::{COMMIT_DELAY, NO_ROOM_RETRY, StartupError, UNCOMMITTED_BYTES_MAX, told_to_end};
 use crate::control::NodeState;
-use crate::memory_report::report_if_asked;
 use crate::node::Node;
 use crate::notify::outgoing::Outgoing;
 use crate::notify::{self, Reservation};
@@ -61,6 +59,8 @@ pub(super) struct Writer {
     node: &'static Node,
     me: Me,
     tables: engine::Writer,
+    /// The statement_memory_limit that they have.
+    memory_max: u64,
     tables_log: TablesLog,
     /// Of the request that is executed.
     notifications: Rc<RefCell<Outgoing>>,
@@ -104,6 +104,7 @@ impl Writer {
             desk: Desk::new(node.requests, me),
             next_session: ProcNumber::FIRST_BACKEND,
             tables: recovered.tables,
+            memory_max: node.settings().statement_memory_limit,
             tables_log: recovered.tables_log,
             notifications: recovered.notifications,
         };
@@ -135,8 +136,8 @@ impl Writer {
     pub(super) fn run(mut self) -> Result<(), StartupError> {
         loop {
             self.me.latch().reset();
-            self.me.take(Interrupts::CONFIG_RELOAD);
-            report_if_asked(self.node, &self.me);
+            self.node.attend(&self.me);
+            self.heed_settings();
             let batch = self.desk.take(self.next_session, BATCH_MAX);
             let idle = batch.is_empty();
             if let Some(last) = batch.last() {
@@ -157,6 +158,18 @@ impl Writer {
                 let timeout = due.map(|due| due.saturating_since(clock::now()));
                 wait_latch(&self.me, timeout, WaitEvent::StartupMain);
             }
+        }
+    }
+
+    /// What is not asked for anew at each use.
+    fn heed_settings(&mut self) {
+        let memory_max = self.node.settings().statement_memory_limit;
+        if memory_max == self.memory_max {
+            return;
+        }
+        match self.tables.limit_memory(memory_max as usize) {
+            Ok(()) => self.memory_max = memory_max,
+            Err(error) => tracing::error!("could not change the memory of the tables: {error}"),
         }
     }
 

@@ -45,9 +45,8 @@ use super::slot::WalSndSlot;
 use super::start::{Plan, plan};
 use crate::backend_status::BackendState;
 use crate::connection::{Connection, Received};
-use crate::memory_report::report_if_asked;
 use crate::node::Node;
-use crate::session::{greet, terminated};
+use crate::session::{base_settings, greet, terminated};
 
 /// What ends a walsender that has no stream to finish.
 const ENDS_IDLE: Interrupts =
@@ -72,6 +71,8 @@ struct WalSender<'a> {
     me: Me,
     connection: &'a mut Connection,
     settings: SessionSettings,
+    /// Which of the node's settings they lie over.
+    settings_version: u64,
     slot: &'static WalSndSlot,
 }
 
@@ -93,8 +94,11 @@ pub(crate) fn serve(
     me.become_walsender();
     crate::quit_messages::announce(&connection);
     connection.set_read_deadline(None);
-    let served = greet(node, me, &mut connection, startup)
-        .and_then(|settings| WalSender { node, me, connection: &mut connection, settings, slot }.serve());
+    let settings_version = node.configuration.version();
+    let served = greet(node, me, &mut connection, startup).and_then(|settings| {
+        let connection = &mut connection;
+        WalSender { node, me, connection, settings, settings_version, slot }.serve()
+    });
     let result = served.or_else(|report| farewell(&mut connection, &report));
     slot.release();
     // At shutdown it waits until no walsender is left that has not begun to stop.
@@ -186,12 +190,31 @@ impl WalSender<'_> {
 
     /// Between two commands everything that ends the node ends this process: nothing is lost by it.
     fn take_idle_interrupts(&mut self) -> Result<(), ErrorResponse> {
-        report_if_asked(self.node, &self.me);
-        let taken = self.me.take(self.me.pending());
+        let taken = self.take_interrupts();
         if taken.intersects(ENDS_IDLE) { Err(terminated()) } else { Ok(()) }
     }
 
+    /// Takes the interrupts; the settings may be others afterwards.
+    fn take_interrupts(&mut self) -> Interrupts {
+        self.node.attend(&self.me);
+        self.heed_settings();
+        self.me.take(self.me.pending().without(Interrupts::BARRIER))
+    }
+
+    /// Takes over new settings of the node; whether there were any. A walsender has no statement in whose middle a
+    /// setting must not change.
+    fn heed_settings(&mut self) -> bool {
+        let version = self.node.configuration.version();
+        if version == self.settings_version {
+            return false;
+        }
+        self.settings_version = version;
+        self.settings.reload(&base_settings(self.node, self.me));
+        true
+    }
+
     fn execute(&mut self, query: &str) -> Result<Next, ErrorResponse> {
+        self.heed_settings();
         if self.slot.state() == WalSndState::Stopping {
             return Err(ErrorResponse::error(
                 sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -295,6 +318,10 @@ impl WalSender<'_> {
             self.me.latch().reset();
             self.take_stream_interrupts(&mut session)?;
             let now = clock::now();
+            if self.heed_settings() {
+                let timeout = self.settings.current().wal_sender_timeout;
+                session.handle(now, Input::Timeout(timeout));
+            }
             session.handle(now, Input::Turn);
             if readable {
                 self.read_standby(&mut session, now)?;
@@ -337,8 +364,8 @@ impl WalSender<'_> {
         if self.me.pending().is_empty() {
             return Ok(());
         }
-        report_if_asked(self.node, &self.me);
-        let taken = self.me.take(self.me.pending());
+        self.node.attend(&self.me);
+        let taken = self.me.take(self.me.pending().without(Interrupts::BARRIER));
         let now = clock::now();
         if taken.contains(Interrupts::TERMINATE) {
             return Err(terminated());

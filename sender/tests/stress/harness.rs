@@ -52,7 +52,7 @@ pub(crate) struct TestNode {
     pub(crate) node: &'static Node,
     pub(crate) board: &'static Board,
     death: &'static PostmasterDeath,
-    postmaster: Postmaster,
+    pub(crate) postmaster: Postmaster,
 }
 
 impl TestNode {

@@ -15,6 +15,7 @@
     reason = "a test fails by panicking, and prints its seed"
 )]
 
+mod configuration;
 mod handover;
 mod harness;
 mod log_check;
@@ -35,6 +36,8 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let trials = trials![
+        configuration::changes_reach_who_was_forked_before_meanwhile_and_after,
+        configuration::texts_are_taken_over_whole_however_fast_they_change,
         handover::readers_that_wait_for_the_tables_are_all_woken,
         handover::requests_and_outcomes_stay_whole_and_nobody_waits_for_ever,
         handover::session_that_stands_still_in_the_midst_delays_nobody,

@@ -4,6 +4,7 @@
 //! reads the other end, so it waits for a line instead of sleeping; and the end of the pipe says that *all* processes of
 //! the node are gone, which nobody else could know after the postmaster is killed.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipc::barrier::Absorption;
 use ipc::interrupt::Interrupts;
 use ipc::pm_signal::PmSignal;
 use ipc::postmaster_death::PostmasterDeath;
@@ -21,13 +23,14 @@ use ipc::wait_event::WaitEvent;
 use ipc::wait_event_set::{Events, SocketEvents, WaitEventSet};
 use ipc::{wait_latch, wait_latch_or_socket};
 use postmaster::listen::ListenConfig;
-use postmaster::pid_file::{Inspection, PidFile, PidFileLines, inspect};
+use postmaster::pid_file::{FILE_NAME, Inspection, PidFile, PidFileLines, inspect};
 use postmaster::refusal::Refusal;
 use postmaster::roles::Roles;
 use postmaster::server_loop::{Config, run};
 use postmaster::state::Archiving;
 use sys::clock;
 use sys::fork::fork_process;
+use sys::inotify::Inotify;
 use sys::net::{PeerAddr, Stream};
 use sys::process::{ExitStatus, Pid, PidFd, current_pid, kill};
 use sys::signal::Signal;
@@ -147,6 +150,24 @@ impl Node {
         }
     }
 
+    /// Waits until line 9 of postmaster.pid says so.
+    pub(crate) fn wait_for_reload(&self, line: &str) {
+        let path = self.data_dir.join(FILE_NAME);
+        let mut changes = Inotify::on_changes(&path).expect("a watch");
+        let mut set = WaitEventSet::without_process(1).expect("a set");
+        set.add_socket(&changes, SocketEvents::READABLE).expect("added");
+        let mut occurred = Vec::new();
+        loop {
+            let text = std::fs::read_to_string(&path).expect("readable");
+            if text.lines().nth(8) == Some(line) {
+                return;
+            }
+            set.wait(Some(DEADLINE), WaitEvent::PgSleep, &mut occurred).expect("waited");
+            assert!(!occurred.is_empty(), "waited too long for {line:?}; the file says:\n{text}");
+            changes.take().expect("readable");
+        }
+    }
+
     pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(("127.0.0.1", self.lines().port)).expect("the node listens");
         stream.set_read_timeout(Some(DEADLINE)).expect("set");
@@ -248,7 +269,14 @@ fn postmaster_main(kind: Kind, data_dir: &Path, port: u16, backends: u32, journa
             Ok(())
         },
         restart_after_crash: &|| !data_dir.join("no-restart").exists(),
-        reload: &|| say("postmaster reloads"),
+        enter: &|_| {},
+        reload: &|| {
+            say("postmaster reloads");
+            match data_dir.join("bad").exists() {
+                true => Err("the file is bad".to_owned()),
+                false => Ok(String::new()),
+            }
+        },
     };
     run(config, &roles).0
 }
@@ -258,15 +286,21 @@ fn until(me: Me, name: &str, end: Interrupts, say: &dyn Fn(&str)) -> i32 {
     say(&format!("{name} up {}", current_pid()));
     loop {
         me.latch().reset();
-        if !me.take(Interrupts::CONFIG_RELOAD).is_empty() {
-            say(&format!("{name} reloads"));
-        }
+        absorb(me, name, say);
         if me.pending().intersects(end) {
             say(&format!("{name} ends"));
             return 0;
         }
         wait_latch(&me, None, WaitEvent::PgSleep).expect("waited");
     }
+}
+
+fn absorb(me: Me, name: &str, say: &dyn Fn(&str)) {
+    let handler = |_| {
+        say(&format!("{name} reloads"));
+        Ok::<_, Infallible>(Absorption::Done)
+    };
+    me.absorb_barriers(handler).expect("it doesn't fail");
 }
 
 fn startup_main(me: Me, kind: Kind, say: &dyn Fn(&str)) -> i32 {
@@ -339,9 +373,7 @@ fn backend_main(me: Me, mut stream: Stream, peer: PeerAddr, say: &dyn Fn(&str)) 
 fn serve_until_close(me: Me, mut stream: Stream, say: &dyn Fn(&str)) -> i32 {
     loop {
         me.latch().reset();
-        if !me.take(Interrupts::CONFIG_RELOAD).is_empty() {
-            say("backend reloads");
-        }
+        absorb(me, "backend", say);
         if me.pending().contains(Interrupts::TERMINATE) {
             say("backend ends");
             return 1;

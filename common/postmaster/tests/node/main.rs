@@ -40,6 +40,9 @@ fn main() {
         immediate_shutdown_ends_all_at_once,
         immediate_shutdown_kills_who_does_not_listen_after_five_seconds,
         reload_reaches_the_postmaster_and_all_children,
+        reload_waits_for_the_last_child_and_names_it,
+        reload_doesnt_wait_for_who_leaves,
+        reload_of_a_bad_file_is_refused,
         killed_archiver_restarts_the_node,
         killed_backend_stops_the_node_if_it_is_not_to_restart,
         backend_that_ends_attached_restarts_the_node_and_its_slot_is_free,
@@ -191,6 +194,53 @@ fn reload_reaches_the_postmaster_and_all_children() {
         node.wait_for(&format!("{name} reloads"));
     }
     node.assert_order(&["received SIGHUP, reloading configuration files", "postmaster reloads"]);
+    node.wait_for_reload("reload 1 done 1 done");
+}
+
+fn reload_waits_for_the_last_child_and_names_it() {
+    let dir = data_dir();
+    let mut node = Node::primary(dir.path());
+    let _client = node.client('b');
+    let walwriter = node.pid_of("walwriter");
+    freeze(walwriter);
+    node.signal(Signal::Hup);
+    node.wait_for_reload("reload 1 absorbing 1 absorbing");
+    node.wait_for("backend reloads");
+    node.signal(Signal::Usr1);
+    node.wait_for_reload(&format!("reload 1 absorbing PID {walwriter} (WAL writer process) 1 absorbing"));
+    node.signal(Signal::Hup);
+    node.wait_for_reload("reload 2 absorbing 2 absorbing");
+    kill(walwriter, Signal::Cont).expect("it lives");
+    node.wait_for("walwriter reloads");
+    node.wait_for_reload("reload 2 done 2 done");
+}
+
+fn reload_doesnt_wait_for_who_leaves() {
+    let dir = data_dir();
+    let mut node = Node::primary(dir.path());
+    let client = node.client('b');
+    let backend = node.pid_of("backend");
+    freeze(backend);
+    node.signal(Signal::Hup);
+    node.wait_for_reload("reload 1 absorbing 1 absorbing");
+    for name in ["startup", "walwriter", "checkpointer"] {
+        node.wait_for(&format!("{name} reloads"));
+    }
+    drop(client);
+    kill(backend, Signal::Term).expect("it lives");
+    kill(backend, Signal::Cont).expect("it lives");
+    node.wait_for_reload("reload 1 done 1 done");
+}
+
+fn reload_of_a_bad_file_is_refused() {
+    let dir = data_dir();
+    let node = Node::primary(dir.path());
+    std::fs::write(dir.path().join("bad"), "").expect("written");
+    node.signal(Signal::Hup);
+    node.wait_for_reload("reload 1 refused the file is bad 1 refused");
+    std::fs::remove_file(dir.path().join("bad")).expect("removed");
+    node.signal(Signal::Hup);
+    node.wait_for_reload("reload 2 done 2 done");
 }
 
 fn killed_backend_stops_the_node_if_it_is_not_to_restart() {
