@@ -120,6 +120,34 @@ impl Node {
             .expect("the program can be run")
     }
 
+    /// Makes `lines` the entries of walship.conf. An upstream that was set before stays, unless they set it.
+    pub fn configure(&self, lines: &str) {
+        let path = self.dir.join("walship.conf");
+        let before = fs::read_to_string(&path).unwrap();
+        let upstream = before.lines().find(|line| line.starts_with("primary_conninfo"));
+        let upstream = upstream.filter(|_| !lines.contains("primary_conninfo")).unwrap_or_default();
+        // By a rename, as an editor does it: nobody reads half of it.
+        let new = self.dir.join("walship.conf.new");
+        fs::write(&new, format!("{upstream}\n{lines}\n")).unwrap();
+        fs::rename(&new, &path).unwrap();
+    }
+
+    /// The `reload` of the node's own program, under way.
+    pub fn spawn_reload(&self, timeout: &str) -> Child {
+        let mut command = Command::new(programs::walship(self.role.program()));
+        command.arg("reload").arg("-D").arg(&self.dir).args(["-t", timeout]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("the program can be run")
+    }
+
+    /// Configures the node and has every process of it take note, which must succeed; what the command said.
+    pub fn reload(&self, lines: &str) -> String {
+        self.configure(lines);
+        let output = self.spawn_reload("60").wait_with_output().unwrap();
+        assert_success(&output, &format!("reload of {}", self.name()));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Starts the node and waits until it lets clients in. Panics with the end of its log when it doesn't.
     pub fn start(&mut self) {
         if let Err(why) = self.try_start() {
