@@ -32,6 +32,7 @@ pub mod digest;
 pub mod disk;
 pub mod latch_benchmark;
 pub mod load;
+pub mod log_surgery;
 pub mod node;
 pub mod postgres;
 pub mod procfs;

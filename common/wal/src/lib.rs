@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod beyond;
 pub mod history;
 pub mod layout;
 pub mod logical_message;

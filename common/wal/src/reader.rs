@@ -229,6 +229,16 @@ impl<S: PageSource> WalReader<S> {
         self
     }
 
+    /// The size of the log's segments.
+    pub fn segment_size(&self) -> SegmentSize {
+        self.segment_size
+    }
+
+    /// The database whose pages it takes; `None`: any.
+    pub fn system_identifier(&self) -> Option<u64> {
+        self.system_identifier
+    }
+
     /// Where the next record is looked for: the end of the last one.
     pub fn position(&self) -> Lsn {
         self.position

@@ -225,15 +225,19 @@ impl SegmentStore {
         self.sync_directory()
     }
 
-    /// Makes sure that nothing of `tli` is left after `end`: zeros the rest of its segment and removes the segments
-    /// after it, durably. Without this a stale record behind a new one of the same length would pass every check.
+    /// Makes sure that nothing of `tli` is left after `end`: removes the segments after its own and zeros the rest of
+    /// that, durably. Without this a stale record behind a new one of the same length would pass every check.
+    ///
+    /// The last segment goes first, each durably before the next: whatever crash comes between, no segment is left
+    /// behind a gap, where it would look as if the log had gone on.
     pub fn clear_after(&mut self, tli: TimelineId, end: Lsn) -> Result<(), StoreError> {
         let size = self.segment_size;
         let last = size.number_before(end);
-        for stale in self.list()?.into_iter().filter(|file| file.tli == tli && file.segment > last) {
+        let stale = self.list()?.into_iter().filter(|file| file.tli == tli && file.segment > last);
+        for stale in stale.collect::<Vec<_>>().into_iter().rev() {
             self.remove(tli, stale.segment)?;
+            self.sync_directory()?;
         }
-        self.sync_directory()?;
         let mut at = end;
         let segment_end = size.first_byte(last.next());
         if at >= segment_end {

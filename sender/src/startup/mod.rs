@@ -17,6 +17,7 @@
 //!
 //! Follows PostgreSQL 15 src/backend/postmaster/startup.c and src/backend/access/transam/xlogrecovery.c.
 
+mod damage;
 mod follow;
 mod recovery;
 mod sources;

@@ -5,7 +5,8 @@
 //! 1. Read the applied LSN from the tables (the transaction that put the rows stored it).
 //! 2. Read the log from the applied LSN until a record isn't one: that is the end. Primary: from the last checkpoint, if
 //!    that is earlier, for the last record is the back link of the next. A primary's log that ends before the applied
-//!    LSN or the last checkpoint is refused: it has lost what was acknowledged. A standby fetches what it lacks.
+//!    LSN or the last checkpoint, or that [`super::damage`] proves to have gone on, is refused: it has lost what was
+//!    acknowledged. A standby fetches what it lacks.
 //! 3. Write that stretch of the log again and fsync it: bytes read back after a crash may be in the page cache alone.
 //!    Only now is it called flushed.
 //! 4. Primary: clear what lies behind the end, so that no leftover can ever chain to a new record.
@@ -41,7 +42,7 @@ use wal::timeline::TimelineId;
 use wal::xlog::{self, CheckPoint};
 
 use super::tables_log::TablesLog;
-use super::{COMMIT_DELAY, NO_ROOM_RETRY, StartupError, UNCOMMITTED_BYTES_MAX};
+use super::{COMMIT_DELAY, NO_ROOM_RETRY, StartupError, UNCOMMITTED_BYTES_MAX, damage};
 use crate::control::{ControlFile, NodeState};
 use crate::node::Node;
 use crate::notify::outgoing::Outgoing;
@@ -99,6 +100,13 @@ pub(super) fn recover(
     let Some(found) = find_end(node, me, from)? else { return Ok(None) };
     if !standby {
         refuse_lost_log(&found, applied, Lsn(control.checkpoint))?;
+        if !is_received(&control) {
+            damage::refuse(node, &found)?;
+        }
+    }
+    let is_clean = matches!(control.state, NodeState::ShutDown | NodeState::StartingUp);
+    if !is_clean {
+        tracing::info!("end of the log at {}: {}", found.end, found.reason);
     }
     make_durable(node, from, found.end, standby)?;
     let known = found.horizon.max(applied);
@@ -125,8 +133,9 @@ pub(super) fn recover(
         if me.pending().contains(Interrupts::TERMINATE) {
             return Ok(None);
         }
-        tracing::info!("end of the log: {}", found.reason);
         tracing::info!("redo done at {}", done.position);
+    } else if !standby && !is_clean {
+        tracing::info!("redo is not required");
     }
     Ok(Some(recovered))
 }
@@ -170,12 +179,22 @@ fn note_recovering(node: &Node, control: &ControlFile, standby: bool) -> Result<
     } else if !matches!(control.state, NodeState::ShutDown | NodeState::StartingUp) {
         tracing::info!("database system was not properly shut down; automatic recovery in progress");
     }
+    if is_received(control) && !standby {
+        // What the log was is not forgotten before it has been made durable as a primary's.
+        return Ok(());
+    }
     let state = if standby { NodeState::InArchiveRecovery } else { NodeState::InCrashRecovery };
     ControlFile { state, ..control.clone() }.write(&node.data.control()).map_err(StartupError::new)
 }
 
+/// Whether the node was a standby until now. A log that was received may be torn anywhere behind what was flushed here,
+/// whatever its records say of the primary's.
+fn is_received(control: &ControlFile) -> bool {
+    matches!(control.state, NodeState::InArchiveRecovery | NodeState::ShutDownInRecovery)
+}
+
 /// A reader over the segment files, from `start`.
-fn new_reader(node: &Node, start: Lsn) -> Result<WalReader<StoreSource>, StartupError> {
+pub(super) fn new_reader(node: &Node, start: Lsn) -> Result<WalReader<StoreSource>, StartupError> {
     let history = history(node)?;
     let source = StoreSource::new(node.segment_store(), history.clone());
     Ok(WalReader::new(source, start, node.segment_size)
@@ -190,32 +209,38 @@ fn history(node: &Node) -> Result<TimelineHistory, StartupError> {
     Ok(found.unwrap_or_else(|| TimelineHistory::without_file(timeline)))
 }
 
-struct End {
-    end: Lsn,
+/// Where a log ends.
+pub(super) struct End {
+    /// The end of the last record.
+    pub(super) end: Lsn,
     last_record: Lsn,
     /// Largest horizon that a record carries.
     horizon: Lsn,
     /// Why the log ends there.
-    reason: String,
+    pub(super) reason: String,
+    /// What was found wrong lies at or behind this: `end`, or a page that should continue the record there.
+    pub(super) broken: Lsn,
 }
 
 /// Reads until a record isn't one. None: told to end before that.
 fn find_end(node: &Node, me: &Me, from: Lsn) -> Result<Option<End>, StartupError> {
     let mut reader = new_reader(node, from)?;
     let mut horizon = Lsn::INVALID;
-    let reason = loop {
+    let (reason, broken) = loop {
         if terminated(me) {
             return Ok(None);
         }
         match reader.next() {
             Ok(record) => horizon = horizon.max(carried_horizon(&record)?),
-            Err(ReadError::EndOfLog { message, .. }) => break message,
-            Err(ReadError::NotYet) => break "the log file ends".to_owned(),
+            Err(ReadError::EndOfLog { message, aborted, .. }) => {
+                break (message, aborted.map_or(reader.position(), |aborted| aborted.missing_page));
+            }
+            Err(ReadError::NotYet) => break ("the log file ends".to_owned(), reader.position()),
             Err(ReadError::Io(error)) => return Err(StartupError::new(error)),
         }
     };
     let last_record = reader.last_record().unwrap_or(Lsn::INVALID);
-    Ok(Some(End { end: reader.position(), last_record, horizon, reason }))
+    Ok(Some(End { end: reader.position(), last_record, horizon, reason, broken }))
 }
 
 /// Whether the process was told to end; looks for signals, as nothing here waits.
@@ -227,7 +252,7 @@ fn terminated(me: &Me) -> bool {
 }
 
 /// The horizon that a record was inserted with; invalid when its kind carries none.
-fn carried_horizon(record: &Record<'_>) -> Result<Lsn, StartupError> {
+pub(super) fn carried_horizon(record: &Record<'_>) -> Result<Lsn, StartupError> {
     if record.rmgr == Rmgr::CHANGE {
         return Ok(decode_change(record)?.horizon);
     }
