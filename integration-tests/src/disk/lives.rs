@@ -82,8 +82,38 @@ impl<'a> Run<'a> {
         let lives = 2 + self.random.below(3);
         for life in 1..=lives {
             self.life().map_err(|error| format!("life {life}: {error}"))?;
+            if self.random.below(4) == 0 {
+                self.broken_start().map_err(|error| format!("start after life {life}: {error}"))?;
+            }
         }
         Ok(())
+    }
+
+    /// A life that ends within its start: all are killed at a random call.
+    fn broken_start(&mut self) -> Result<(), String> {
+        let Recorded { node, recorder, .. } = &mut self.primary;
+        recorder.record(node, self.slow_sync);
+        let calls = usize::try_from(self.random.below(100)).unwrap_or(0);
+        node.spawn();
+        wait::until("a start to come so far", || {
+            let lines = |bytes: Vec<u8>| bytes.iter().filter(|byte| **byte == b'\n').count();
+            let far = fs::read(recorder.last_path()).is_ok_and(|bytes| lines(bytes) >= calls);
+            (far || !procfs::runs(node.pid())).then_some(())
+        });
+        node.kill_all();
+        // Nobody was told anything.
+        let required = self.primary.required.clone();
+        let judge = |_: &Messages, _: Moment| Expected { required: required.clone(), log_end: Lsn::INVALID };
+        let from = if self.standby.is_some() { PowerLoss::AtTheEnd } else { PowerLoss::Anywhere };
+        let power_loss = (self.random.below(2) == 0).then_some(from);
+        let mut look = Look {
+            scenario: self.scenario,
+            images: self.images.div_ceil(2),
+            random: &mut self.random,
+            tally: self.tally,
+            history: &self.workload.history,
+        };
+        look.life(&mut self.primary, &judge, power_loss)
     }
 
     fn life(&mut self) -> Result<(), String> {

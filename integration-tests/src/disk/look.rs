@@ -254,18 +254,21 @@ fn walk(
     cuts.try_for_each(|cut| at_cut(disk, *cut))
 }
 
-/// Moments at which to cut, in order: right behind answers, right before the end of syncs, and anywhere.
+/// Moments at which to cut, in order: right behind answers, right before the end of syncs, before the first session, and
+/// anywhere.
 fn cuts(trace: &Trace, messages: &Messages, random: &mut Random, count: usize) -> Vec<Moment> {
     let answers: Vec<Moment> = messages.answers.values().flatten().map(|answer| answer.moment).collect();
     let reports = messages.reports.iter().map(|report| report.moment);
     let told: Vec<Moment> = answers.into_iter().chain(reports).collect();
     let on_disk = trace.operations.iter().filter(|operation| !matches!(operation.call, Call::Send { .. }));
     let any: Vec<Moment> = on_disk.clone().flat_map(|op| [Some(op.begin), op.success()]).flatten().collect();
+    let first_session = told.iter().min().copied().unwrap_or(trace.end);
+    let start: Vec<Moment> = any.iter().filter(|moment| **moment < first_session).copied().collect();
     let syncs = on_disk.filter(|operation| matches!(operation.call, Call::Sync { .. }));
     let syncs: Vec<Moment> = syncs.filter_map(|op| Some(Moment(op.success()?.0 - 1))).collect();
     let mut cuts = BTreeSet::new();
     for _ in 0..count {
-        let kinds = [&told, &syncs, &any, &any];
+        let kinds = [&told, &syncs, &start, &any, &any];
         let kind = *random.pick(&kinds);
         if !kind.is_empty() {
             cuts.insert(*random.pick(kind));
