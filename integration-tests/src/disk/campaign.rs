@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use super::lives::Run;
 use super::orders::Found;
+use super::recorder::LOST;
 use crate::scenario::Scenario;
 
 /// What to run.
@@ -30,6 +31,8 @@ pub struct Plan {
 pub struct Tally {
     /// Workloads.
     pub workloads: u64,
+    /// More workloads that were given up, as strace lost the node: one in twenty at most, else the run fails.
+    pub lost: u64,
     /// Recorded lives of nodes.
     pub lives: u64,
     /// Images on which a node was started.
@@ -44,11 +47,11 @@ pub struct Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tally { workloads, lives, images, repeated, syncs, orders } = self;
+        let Tally { workloads, lost, lives, images, repeated, syncs, orders } = self;
         let orders: usize = orders.looked.values().sum();
         write!(
             f,
-            "{workloads} workloads, {lives} lives, {syncs} syncs, {orders} orders held, {images} images tried, \
+            "{workloads} workloads ({lost} lost), {lives} lives, {syncs} syncs, {orders} orders held, {images} images tried, \
              {repeated} more seen before"
         )
     }
@@ -84,6 +87,10 @@ pub fn run(plan: &Plan, out: &mut dyn Write) -> Result<Tally, Box<Failure>> {
         let scenario = Scenario::in_memory("images");
         let result = Run::new(&scenario, seed, plan.images, &mut tally).and_then(Run::workload);
         if let Err(what) = result {
+            if what.contains(LOST) && tally.lost * 20 <= number {
+                tally.lost += 1;
+                continue;
+            }
             return Err(Box::new(Failure { seed, what, directory: scenario.keep() }));
         }
         tally.workloads += 1;

@@ -147,7 +147,7 @@ impl Look<'_> {
         judge: &dyn Fn(&Messages, Moment) -> Expected,
         power_loss: Option<PowerLoss>,
     ) -> Result<(), String> {
-        let trace = recorded.recorder.life();
+        let trace = recorded.recorder.life()?;
         let messages = Messages::of(&trace);
         let mut cuts = cuts(&trace, &messages, self.random, self.images);
         if self.images > 0 || power_loss.is_some() {

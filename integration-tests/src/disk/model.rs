@@ -181,9 +181,23 @@ impl Disk {
         if operation.end.is_some() && operation.success().is_none() {
             return Ok(());
         }
+        match self.effect(operation) {
+            Ok(Some(effect)) => {
+                self.under_way.insert(operation.begin, effect);
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            // Its process died within; it might have come to nothing.
+            Err(_) if operation.end.is_none() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Does what the call does; what remains to be done at its end.
+    fn effect(&mut self, operation: &Operation) -> Result<Option<Effect>, String> {
         let begin = operation.begin;
         let effect = match &operation.call {
-            Call::Send { .. } => return Ok(()),
+            Call::Send { .. } => return Ok(None),
             Call::Open { path, create, truncate } => self.open(begin, path, *create, *truncate)?,
             Call::Write { path, offset, bytes } => {
                 let written =
@@ -205,15 +219,17 @@ impl Disk {
                 self.edit(begin, &[(to, Some(inode))])?
             }
             // A socket's name appears without a call of those that are traced.
-            Call::Remove { path } if self.find(path).is_none() && is_socket(path) => return Ok(()),
-            Call::Remove { path } => self.edit(begin, &[(path, None)])?,
+            Call::Remove { path } if self.find(path).is_none() && is_socket(path) => return Ok(None),
+            Call::Remove { path } => {
+                self.known(path)?;
+                self.edit(begin, &[(path, None)])?
+            }
             Call::MakeDirectory { path } => {
                 let inode = self.add(true);
                 self.edit(begin, &[(path, Some(inode))])?
             }
         };
-        self.under_way.insert(begin, effect);
-        Ok(())
+        Ok(Some(effect))
     }
 
     /// The call ends: a sync that begins from now on covers it; what it synced is durable.

@@ -18,6 +18,10 @@ const CALLS: &str = "open,openat,openat2,creat,write,writev,pwrite64,pwritev,pwr
     msync,truncate,ftruncate,fallocate,rename,renameat,renameat2,link,linkat,unlink,unlinkat,symlink,symlinkat,mkdir,\
     mkdirat,rmdir,copy_file_range,sendfile,splice,sendto,mmap,lseek,io_uring_setup";
 
+/// How the error begins that says that a recording is not whole. strace has races of its own with a process that is stopped
+/// and killed (it ends with `ptrace(PTRACE_LISTEN): Input/output error`); that says nothing of the node.
+pub const LOST: &str = "strace gave up";
+
 /// Longer than any write of a node.
 const LONGEST: &str = "4194304";
 
@@ -76,14 +80,13 @@ impl Recorder {
         node.wrapper = wrapper(&self.path(), slow_sync);
     }
 
-    /// The life that has ended; waits until strace has written all of it.
-    pub fn life(&self) -> Trace {
+    /// The life that has ended; waits until strace has written all of it. The error begins with [`LOST`] when strace went
+    /// before the node did.
+    pub fn life(&self) -> Result<Trace, String> {
         let path = self.path();
-        let text = wait::until("strace to end", || {
-            // Names in other encodings, none of which are the node's, would not be text; they are escaped.
-            fs::read_to_string(&path).ok().filter(|text| trace::is_complete(text))
-        });
-        trace::parse(&text, &self.scope).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        let read = || fs::read_to_string(&path).ok().filter(|text| trace::is_complete(text));
+        let text = wait::within(wait::DEADLINE, read).ok_or_else(|| format!("{LOST}: {}", path.display()))?;
+        trace::parse(&text, &self.scope).map_err(|error| format!("{}: {error}", path.display()))
     }
 
     /// The file of the life recorded last.
