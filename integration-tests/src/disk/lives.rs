@@ -11,6 +11,7 @@ use wal::lsn::Lsn;
 use super::campaign::Tally;
 use super::look::{Expected, Look, PowerLoss, Recorded};
 use super::messages::Messages;
+use super::recorder::Syncs;
 use super::trace::Moment;
 use super::workload::{RoundEnd, Workload, read_rows};
 use crate::node::{Node, Role};
@@ -52,7 +53,7 @@ pub(super) struct Run<'a> {
     primary: Recorded,
     standby: Option<Recorded>,
     with_standby: bool,
-    slow_sync: u64,
+    syncs: Syncs,
 }
 
 impl<'a> Run<'a> {
@@ -66,7 +67,7 @@ impl<'a> Run<'a> {
         let mut random = Random::new(seed);
         let clients = usize::try_from(1 + random.below(4)).unwrap_or(1);
         let workload = Workload::new(random.bits(), clients);
-        let slow_sync = *random.pick(&[0, 0, 500, 3000]);
+        let syncs = *random.pick(&[Syncs::Usual, Syncs::Usual, Syncs::Slow(500), Syncs::Slow(3000)]);
         let with_standby = random.below(4) == 0;
         let mut settings = vec!["checkpoint_timeout=1s".to_owned(), "state_wal_limit=1MB".to_owned()];
         settings.push(format!("wal_buffers={}", random.pick(&[16, 16, 512])));
@@ -74,7 +75,7 @@ impl<'a> Run<'a> {
         let mut primary = Recorded::init(scenario, &workload, &mut random, images.div_ceil(4), tally)?;
         primary.node.settings.extend(settings);
         let standby = None;
-        Ok(Run { scenario, random, images, tally, workload, primary, standby, with_standby, slow_sync })
+        Ok(Run { scenario, random, images, tally, workload, primary, standby, with_standby, syncs })
     }
 
     /// Runs it.
@@ -92,7 +93,7 @@ impl<'a> Run<'a> {
     /// A life that ends within its start: all are killed at a random call.
     fn broken_start(&mut self) -> Result<(), String> {
         let Recorded { node, recorder, .. } = &mut self.primary;
-        recorder.record(node, self.slow_sync);
+        recorder.record(node, self.syncs);
         let calls = usize::try_from(self.random.below(100)).unwrap_or(0);
         node.spawn();
         wait::until("a start to come so far", || {
@@ -101,7 +102,11 @@ impl<'a> Run<'a> {
             (far || !procfs::runs(node.pid())).then_some(())
         });
         node.kill_all();
-        // Nobody was told anything.
+        self.look_at_start()
+    }
+
+    /// After a life in which nobody was told anything.
+    fn look_at_start(&mut self) -> Result<(), String> {
         let required = self.primary.required.clone();
         let judge = |_: &Messages, _: Moment| Expected { required: required.clone(), log_end: Lsn::INVALID };
         let from = if self.standby.is_some() { PowerLoss::AtTheEnd } else { PowerLoss::Anywhere };
@@ -117,22 +122,38 @@ impl<'a> Run<'a> {
     }
 
     fn life(&mut self) -> Result<(), String> {
-        self.primary.recorder.record(&mut self.primary.node, self.slow_sync);
-        self.primary.node.try_start().map_err(|why| format!("{why}\n{}", self.primary.node.log_tail()))?;
-        self.settle()?;
-        self.workload.connect(&self.primary.node).map_err(|error| error.to_string())?;
-        if self.with_standby {
+        let failing = self.random.below(5) == 0;
+        let call = *self.random.pick(&["fsync", "fdatasync", "fdatasync"]);
+        let most = *self.random.pick(&[6, 60]);
+        let number = 2 + self.random.below(most);
+        let syncs = if failing { Syncs::Failing { call, number } } else { self.syncs };
+        self.primary.recorder.record(&mut self.primary.node, syncs);
+        let started = self.primary.node.try_start();
+        let started = started.map_err(|why| format!("{why}\n{}", self.primary.node.log_tail()));
+        match started.and_then(|()| self.settle()) {
+            Ok(()) => {}
+            Err(_) if failing => {
+                finish(&mut self.primary, End::KillAll)?;
+                return self.look_at_start();
+            }
+            Err(why) => return Err(why),
+        }
+        let connected = self.workload.connect(&self.primary.node);
+        if !failing {
+            connected.map_err(|error| error.to_string())?;
+        }
+        if self.with_standby && !failing {
             self.start_standby()?;
         }
-        let end = *self.random.pick(&ENDS);
-        self.load(end)?;
+        let end = *self.random.pick(if failing { &[End::KillAll, End::PowerLoss] } else { &ENDS });
+        self.load(end, failing)?;
         let standby_end = *self.random.pick(&ENDS);
-        if let Some(standby) = &mut self.standby {
+        if let Some(standby) = self.standby.as_mut().filter(|standby| standby.node.started()) {
             finish(standby, standby_end)?;
         }
         finish(&mut self.primary, end)?;
         self.workload.disconnect();
-        self.look(end, standby_end)
+        self.look(end, if failing { None } else { Some(standby_end) })
     }
 
     /// What the last life has left is read, which makes it acknowledged.
@@ -155,12 +176,12 @@ impl<'a> Run<'a> {
         let standby = self.standby.as_mut().expect("just made");
         standby.node.settings.retain(|setting| !setting.starts_with("primary_conninfo="));
         standby.node.set(&format!("primary_conninfo={}", self.primary.node.conninfo("standby")));
-        standby.recorder.record(&mut standby.node, self.slow_sync);
+        standby.recorder.record(&mut standby.node, self.syncs);
         standby.node.try_start().map_err(|why| format!("standby: {why}\n{}", standby.node.log_tail()))
     }
 
-    /// Rounds of statements; the node is killed within the last one, if it is to be killed.
-    fn load(&mut self, end: End) -> Result<(), String> {
+    /// Rounds of statements; the node is killed within the last one, if it is to be killed. `may_end`: by itself, too.
+    fn load(&mut self, end: End, may_end: bool) -> Result<(), String> {
         let rounds = 3 + self.random.below(60);
         let least = Duration::from_millis(*self.random.pick(&[0, 0, 300, 1200]));
         let until = clock::now().saturating_add(least);
@@ -174,6 +195,9 @@ impl<'a> Run<'a> {
                 slow_read = None;
             }
             if self.workload.round(usize::MAX, || {}) == RoundEnd::Interrupted {
+                if may_end {
+                    return Ok(());
+                }
                 return Err(format!("the node went by itself\n{}", self.primary.node.log_tail()));
             }
         }
@@ -190,7 +214,9 @@ impl<'a> Run<'a> {
 
     /// Sometimes: the standby has come to the same rows.
     fn compare_nodes(&mut self) -> Result<(), String> {
-        let Some(standby) = &self.standby else { return Ok(()) };
+        let Some(standby) = self.standby.as_ref().filter(|standby| standby.node.started()) else {
+            return Ok(());
+        };
         if self.random.below(2) == 0 {
             return Ok(());
         }
@@ -208,7 +234,7 @@ impl<'a> Run<'a> {
     }
 
     /// Tries images of the life that has ended, and sets the stage for the next.
-    fn look(&mut self, end: End, standby_end: End) -> Result<(), String> {
+    fn look(&mut self, end: End, standby_end: Option<End>) -> Result<(), String> {
         let history = &self.workload.history;
         let judge = |messages: &Messages, cut: Moment| Expected {
             required: history.required(messages, cut),
@@ -227,7 +253,7 @@ impl<'a> Run<'a> {
         // that it had sent.
         let from = if self.standby.is_some() { PowerLoss::AtTheEnd } else { PowerLoss::Anywhere };
         look.life(&mut self.primary, &judge, (end == End::PowerLoss).then_some(from))?;
-        let Some(standby) = &mut self.standby else { return Ok(()) };
+        let (Some(standby), Some(standby_end)) = (&mut self.standby, standby_end) else { return Ok(()) };
         let log_end = standby.log_end;
         let nothing = history.nothing();
         let judge = |messages: &Messages, cut: Moment| {
@@ -242,6 +268,9 @@ impl<'a> Run<'a> {
 
 /// Ends a node's life, unless it has ended.
 fn finish(recorded: &mut Recorded, end: End) -> Result<(), String> {
+    if !recorded.node.started() {
+        return Ok(());
+    }
     if end == End::Stop && procfs::runs(recorded.node.pid()) {
         recorded.node.stop();
         return Ok(());

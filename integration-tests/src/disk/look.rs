@@ -14,7 +14,7 @@ use super::image::{Image, Survival};
 use super::messages::Messages;
 use super::model::{Disk, read_tree};
 use super::orders::Watch;
-use super::recorder::{self, Recorder};
+use super::recorder::{self, Recorder, Syncs};
 use super::trace::{self, Call, Moment, Trace};
 use super::verify::{self, Depth, Trial};
 use super::workload::Workload;
@@ -63,7 +63,7 @@ impl Recorded {
         let mut disk = Disk::new(&read_tree(&scope).map_err(|error| error.to_string())?);
         let path = scenario.path("primary.init.trace");
         let data = verify::data_directory(&scope);
-        let mut words = recorder::wrapper(&path, 0).into_iter();
+        let mut words = recorder::wrapper(&path, Syncs::Usual).into_iter();
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words).arg(programs::walship("primary")).arg("init").arg("-D").arg(&data);
         let output = command.args(["--wal-segsize", "1MB"]).output().map_err(|error| error.to_string())?;

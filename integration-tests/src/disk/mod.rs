@@ -28,6 +28,8 @@
 //! - Names appear, vanish and move by fsync of their directory alone: the fsync of a file doesn't make its name durable.
 //!   A rename is atomic: one name or the other. Changes of different names may come in any order, changes of one name come
 //!   in theirs.
+//! - A sync that fails loses what it should have written: the kernel keeps it in memory, takes it for written, and no
+//!   later sync writes it, unless its page is written to again.
 //! - `-shm` files are in no image: SQLite builds them anew.
 //!
 //! **A process that is killed** loses nothing that it has written: the model goes on over the lives of a node, and what

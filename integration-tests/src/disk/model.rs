@@ -62,8 +62,39 @@ pub struct Pending {
     pub begin: Moment,
     /// Whether the call has ended.
     pub ended: bool,
+    /// A sync that should have covered it has failed: the kernel takes its pages for written, and no later sync writes
+    /// them unless somebody writes to them again.
+    pub dropped: bool,
     /// What it does.
     pub change: Change,
+}
+
+impl Pending {
+    /// A write, page by page.
+    fn by_page(&self) -> Vec<(u64, Pending)> {
+        let Change::Write { offset, bytes } = &self.change else { return Vec::new() };
+        let end = offset + bytes.len() as u64;
+        let part = |page: u64| {
+            let (from, to) = ((page * PAGE).max(*offset), ((page + 1) * PAGE).min(end));
+            let range = usize::try_from(from - offset).unwrap()..usize::try_from(to - offset).unwrap();
+            let change = Change::Write { offset: from, bytes: Rc::from(&bytes[range]) };
+            (page, Pending { change, ..self.clone() })
+        };
+        pages(&self.change).map(part).collect()
+    }
+}
+
+/// Of the page cache.
+const PAGE: u64 = 4096;
+
+/// The pages that a write touches.
+fn pages(change: &Change) -> std::ops::Range<u64> {
+    match change {
+        Change::Write { offset, bytes } if !bytes.is_empty() => {
+            offset / PAGE..(offset + bytes.len() as u64).div_ceil(PAGE)
+        }
+        _ => 0..0,
+    }
 }
 
 /// A change of names that is not durable yet; it comes whole or not at all.
@@ -177,8 +208,9 @@ impl Disk {
 
     /// The call begins: from now on what it does may be on disk.
     pub fn begin(&mut self, operation: &Operation) -> Result<(), String> {
-        // A call that fails changes nothing; only one that never ended may have.
-        if operation.end.is_some() && operation.success().is_none() {
+        // A call that fails changes nothing, but for a sync; one that never ended may have.
+        let is_sync = matches!(operation.call, Call::Sync { .. });
+        if operation.end.is_some() && operation.success().is_none() && !is_sync {
             return Ok(());
         }
         match self.effect(operation) {
@@ -242,7 +274,8 @@ impl Disk {
                 self.note_names_ended(operation.begin);
                 inode.into_iter().for_each(|inode| self.note_content_ended(inode, operation.begin));
             }
-            Some(Effect::Sync(inode, covered)) => self.sync(inode, &covered),
+            Some(Effect::Sync(inode, covered)) if operation.success().is_some() => self.sync(inode, &covered),
+            Some(Effect::Sync(inode, covered)) => self.drop_pages(inode, &covered),
         }
     }
 
@@ -282,7 +315,7 @@ impl Disk {
 
     fn change(&mut self, begin: Moment, path: &Path, change: Change) -> Result<Inode, String> {
         let inode = self.known(path)?;
-        self.nodes[inode.0].pending.push(Pending { begin, ended: false, change });
+        self.nodes[inode.0].pending.push(Pending { begin, ended: false, dropped: false, change });
         Ok(inode)
     }
 
@@ -311,15 +344,40 @@ impl Disk {
         names.map(|change| change.begin).chain(bytes.map(|pending| pending.begin)).collect()
     }
 
+    /// A sync has failed: what it covers is as lost as if it had never been written, though processes still read it.
+    fn drop_pages(&mut self, inode: Inode, covered: &[Moment]) {
+        for pending in &mut self.nodes[inode.0].pending {
+            let is_write = matches!(pending.change, Change::Write { .. });
+            pending.dropped |= is_write && covered.contains(&pending.begin);
+        }
+    }
+
     fn sync(&mut self, inode: Inode, covered: &[Moment]) {
         self.syncs += 1;
         let node = &mut self.nodes[inode.0];
-        let (folded, left) = node.pending.drain(..).partition(|pending| covered.contains(&pending.begin));
-        node.pending = left;
-        let folded: Vec<Pending> = folded;
-        if !folded.is_empty() {
+        let is_folded = |pending: &Pending| covered.contains(&pending.begin) && !pending.dropped;
+        let folded = node.pending.iter().filter(|pending| is_folded(pending));
+        let written: BTreeSet<u64> = folded.flat_map(|pending| pages(&pending.change)).collect();
+        if !node.pending.is_empty() {
             let base = Rc::make_mut(&mut node.base);
-            folded.iter().for_each(|pending| pending.change.apply(base));
+            let mut left = Vec::new();
+            for pending in node.pending.drain(..) {
+                if is_folded(&pending) {
+                    pending.change.apply(base);
+                } else if pending.dropped {
+                    // Pages are written whole: with what was written to them again goes what was dropped.
+                    for (page, part) in pending.by_page() {
+                        if written.contains(&page) {
+                            part.change.apply(base);
+                        } else {
+                            left.push(part);
+                        }
+                    }
+                } else {
+                    left.push(pending);
+                }
+            }
+            node.pending = left;
         }
         for change in &mut self.names {
             if covered.contains(&change.begin) {

@@ -39,15 +39,33 @@ pub fn unavailable() -> Option<String> {
     }
 }
 
-/// What a program is put behind so that its life is recorded in `path`. `slow_sync`: syncs take so many µs longer.
-pub fn wrapper(path: &Path, slow_sync: u64) -> Vec<OsString> {
+/// How syncs fare in a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Syncs {
+    /// As they are.
+    Usual,
+    /// Each takes so many µs longer.
+    Slow(u64),
+    /// In every process the one with this number fails with EIO, and writes nothing.
+    Failing {
+        /// `fsync` or `fdatasync`.
+        call: &'static str,
+        /// From 1.
+        number: u64,
+    },
+}
+
+/// What a program is put behind so that its life is recorded in `path`.
+pub fn wrapper(path: &Path, syncs: Syncs) -> Vec<OsString> {
     let calls = format!("trace={CALLS}");
-    let slow = format!("inject=fsync,fdatasync:delay_exit={slow_sync}");
+    let inject = match syncs {
+        Syncs::Usual => None,
+        Syncs::Slow(micros) => Some(format!("inject=fsync,fdatasync:delay_exit={micros}")),
+        Syncs::Failing { call, number } => Some(format!("inject={call}:error=EIO:when={number}")),
+    };
     let mut words = vec!["strace", "-D", "-f", "--seccomp-bpf", "-y", "-xx", "-s", LONGEST];
     words.extend(["-e", &calls]);
-    if slow_sync > 0 {
-        words.extend(["-e", &slow]);
-    }
+    words.extend(inject.iter().flat_map(|inject| ["-e", inject]));
     let mut words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
     words.extend([OsString::from("-o"), path.into()]);
     words
@@ -75,9 +93,9 @@ impl Recorder {
     }
 
     /// The next start of the node is recorded.
-    pub fn record(&mut self, node: &mut Node, slow_sync: u64) {
+    pub fn record(&mut self, node: &mut Node, syncs: Syncs) {
         self.lives += 1;
-        node.wrapper = wrapper(&self.path(), slow_sync);
+        node.wrapper = wrapper(&self.path(), syncs);
     }
 
     /// The life that has ended; waits until strace has written all of it. The error begins with [`LOST`] when strace went

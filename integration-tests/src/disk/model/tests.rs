@@ -39,6 +39,9 @@ fn apply(disk: &mut Disk, script: &str) {
 }
 
 fn call_result(text: &str) -> i64 {
+    if text.starts_with("fail") {
+        return -5;
+    }
     match call(text) {
         Call::Write { bytes, .. } => i64::try_from(bytes.len()).unwrap(),
         _ => 0,
@@ -57,7 +60,7 @@ fn call(text: &str) -> Call {
             bytes: Rc::from(words[3].as_bytes()),
         },
         "truncate" => Call::Truncate { path: path(1), length: words[2].parse().unwrap() },
-        "sync" => Call::Sync { path: path(1) },
+        "sync" | "fail" => Call::Sync { path: path(1) },
         "rename" => Call::Rename { from: path(1), to: path(2) },
         "link" => Call::Link { from: path(1), to: path(2) },
         "remove" => Call::Remove { path: path(1) },
@@ -93,6 +96,32 @@ fn only_what_a_sync_has_covered_must_be_there() {
         ("truncate a/f 1", "a/f=old", "a/f=o"),
         ("truncate a/f 1\nsync a/f", "a/f=o", "a/f=o"),
         ("empty a/f\nwrite a/f 0 n", "a/f=old", "a/f=n"),
+    ] {
+        let disk = disk(script);
+        assert_eq!(shown(&disk, Survival::Nothing), least, "{script}");
+        assert_eq!(shown(&disk, Survival::Everything), most, "{script}");
+    }
+}
+
+#[test]
+fn what_a_failed_sync_has_dropped_is_written_by_none() {
+    let far = format!("write a/f {} end", 2 * 4096);
+    let gap = "\0".repeat(2 * 4096 - 3);
+    for (script, least, most) in [
+        ("write a/f 0 new\nfail a/f", "a/f=old", "a/f=new"),
+        ("write a/f 0 new\nfail a/f\nsync a/f", "a/f=old", "a/f=new"),
+        // Written again, here with other bytes of the same page.
+        ("write a/f 0 new\nfail a/f\nwrite a/f 0 new\nsync a/f", "a/f=new", "a/f=new"),
+        ("write a/f 0 new\nfail a/f\nwrite a/f 3 er\nsync a/f", "a/f=newer", "a/f=newer"),
+        ("write a/f 0 new\nfail a/f\nwrite a/f 0 old\nsync a/f", "a/f=old", "a/f=old"),
+        // After it, or of another page: not.
+        ("write a/f 0 new\nfail a/f\nwrite a/f 3 er", "a/f=old", "a/f=newer"),
+        (
+            &format!("write a/f 0 new\nfail a/f\n{far}\nsync a/f"),
+            &format!("a/f=old{gap}end"),
+            &format!("a/f=new{gap}end"),
+        ),
+        ("+write a/f 0 new\nfail a/f\n-write a/f 0 new\nsync a/f", "a/f=new", "a/f=new"),
     ] {
         let disk = disk(script);
         assert_eq!(shown(&disk, Survival::Nothing), least, "{script}");
