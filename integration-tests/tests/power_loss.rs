@@ -5,13 +5,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::fs;
 use std::io;
 
 use integration_tests::disk::campaign::{self, Plan, Tally};
+use integration_tests::disk::history::Rows;
+use integration_tests::disk::image::{Image, Survival};
+use integration_tests::disk::model::{Disk, read_tree};
 use integration_tests::disk::orders::ORDERS;
-use integration_tests::disk::recorder;
+use integration_tests::disk::recorder::{self, Recorder, Syncs};
+use integration_tests::disk::trace::{Call, Operation};
+use integration_tests::disk::verify::{Depth, Trial, control_numbers};
+use integration_tests::node::{Node, Role};
 use integration_tests::random::seeds;
-use integration_tests::scenario::skip;
+use integration_tests::scenario::{Scenario, skip};
+use integration_tests::wait;
+use wal::lsn::Lsn;
 
 fn run(seed: u64, workloads: u64, images: usize) -> Tally {
     campaign::run(&Plan { seed, workloads, images }, &mut io::sink())
@@ -42,4 +51,85 @@ fn what_must_be_on_disk_before_something_else_is() {
     }
     let never: Vec<_> = ORDERS.iter().filter(|order| !orders.contains(order)).collect();
     panic!("never met: {never:?}");
+}
+
+/// The last checkpoint in the control file of a node.
+fn checkpoint(node: &Node) -> Lsn {
+    control_numbers(&fs::read(node.dir().join("control")).unwrap()).unwrap().0
+}
+
+/// Logs more than a segment, but by other processes than the one that writes the tables, and until there was a checkpoint or
+/// the node has gone; whether it is still there.
+fn until_next_checkpoint(node: &Node) -> bool {
+    let before = checkpoint(node);
+    let mut messages = 0;
+    wait::until("a checkpoint", || {
+        let message = "SELECT pg_logical_emit_message(true, 'test', hex(zeroblob(100000)))";
+        let gone = node.try_client().and_then(|mut client| client.query(message)).is_err();
+        messages += 1;
+        (gone || messages > 10 && checkpoint(node) > before).then_some(!gone)
+    })
+}
+
+#[test]
+fn what_a_failed_sync_of_the_tables_log_has_dropped_is_written_again_by_recovery() {
+    if let Some(why) = recorder::unavailable() {
+        return skip(&why);
+    }
+    let scenario = Scenario::new("dropped-tables-log");
+    let mut node = Node::init(&scenario, "primary/data", &["--wal-segsize", "1MB"]);
+    node.set("checkpoint_timeout=1s");
+    let scope = scenario.path("primary");
+    let mut disk = Disk::new(&read_tree(&scope).unwrap());
+    let mut recorder = Recorder::new(&scope, scenario.root());
+
+    // Each checkpoint syncs the tables' log, then its record: the fifth sync is the third checkpoint's of the tables' log.
+    // The process that writes the tables syncs once for each statement, so it gets three.
+    recorder.record(&mut node, Syncs::Failing { call: "fdatasync", number: 5 });
+    node.start();
+    node.query("CREATE TABLE c(n integer PRIMARY KEY, k text, body text)");
+    assert!(until_next_checkpoint(&node), "{}", node.log_tail());
+    node.query("INSERT INTO c VALUES (1, '0.1.0', 'v0.1.')");
+    assert_eq!(node.value("SELECT count(*) FROM c"), "1");
+    while until_next_checkpoint(&node) {}
+    node.wait_end();
+    assert!(node.log().contains("PANIC:  could not fdatasync file"), "{}", node.log_tail());
+    disk.live(&recorder.life().unwrap(), &scope).unwrap();
+
+    // The first checkpoint of the next life copies the tables' log into the tables. The power fails before that is synced:
+    // some pages are there, others not, and the log has to have them all.
+    recorder.record(&mut node, Syncs::Usual);
+    node.start();
+    assert!(until_next_checkpoint(&node), "{}", node.log_tail());
+    node.kill_all();
+    let life = recorder.life().unwrap();
+    let is_copied =
+        |operation: &Operation| operation.call == Call::Sync { path: "data/state/state.db".into() };
+    for (moment, operation) in life.events() {
+        if moment == operation.begin {
+            disk.begin(operation).unwrap();
+        } else if is_copied(operation) {
+            break;
+        } else {
+            disk.end(operation);
+        }
+    }
+    let trial = Trial::new(&scenario, Role::Primary, Depth::default());
+    let key = ("c".to_owned(), "0.1.0".to_owned());
+    let row_is_there =
+        |rows: &Rows| if rows.contains_key(&key) { Ok(()) } else { Err("the row is lost".to_owned()) };
+    for seed in 0..12 {
+        let survival = Survival::Some {
+            seed,
+            bytes_percent: 50,
+            names_percent: 100,
+            torn: false,
+            beyond: None,
+            flips: false,
+        };
+        let image = Image::of(&disk, survival);
+        trial
+            .run(&image, &row_is_there, Lsn::INVALID)
+            .unwrap_or_else(|error| panic!("{error}\n{}", image.fates));
+    }
 }

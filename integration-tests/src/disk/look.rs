@@ -232,18 +232,11 @@ fn walk(
     watch: &mut Watch<'_>,
     mut at_cut: impl FnMut(&Disk, Moment) -> Result<(), String>,
 ) -> Result<(), String> {
-    let mut events: Vec<(Moment, usize)> = Vec::new();
-    for (index, operation) in trace.operations.iter().enumerate() {
-        events.push((operation.begin, index));
-        events.extend(operation.end.map(|(moment, _)| (moment, index)));
-    }
-    events.sort_unstable();
     let mut cuts = cuts.iter().peekable();
-    for (moment, index) in events {
+    for (moment, operation) in trace.events() {
         while let Some(cut) = cuts.next_if(|cut| **cut < moment) {
             at_cut(disk, *cut)?;
         }
-        let operation = &trace.operations[index];
         if moment == operation.begin {
             watch.begin(disk, operation);
             disk.begin(operation).map_err(|error| format!("{moment:?}: {error}"))?;

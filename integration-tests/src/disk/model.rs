@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::trace::{Call, Moment, Operation, is_rebuilt};
+use super::trace::{Call, Moment, Operation, Trace, is_rebuilt};
 
 /// Number of a file or directory, whatever its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -396,6 +396,18 @@ impl Disk {
                 set(&mut self.nodes[directory.0].durable, name, *inode);
             }
         }
+    }
+
+    /// Applies a whole life, then [`Disk::settle`]s.
+    pub fn live(&mut self, trace: &Trace, scope: &Path) -> Result<(), String> {
+        for (moment, operation) in trace.events() {
+            if moment == operation.begin {
+                self.begin(operation)?;
+            } else {
+                self.end(operation);
+            }
+        }
+        self.settle(scope)
     }
 
     /// Every file and directory that processes see, by path.

@@ -125,6 +125,17 @@ pub struct Trace {
     pub end: Moment,
 }
 
+impl Trace {
+    /// Begins and ends in their order.
+    pub fn events(&self) -> Vec<(Moment, &Operation)> {
+        let begins = self.operations.iter().map(|operation| (operation.begin, operation));
+        let ends = self.operations.iter().filter_map(|operation| Some((operation.end?.0, operation)));
+        let mut events: Vec<_> = begins.chain(ends).collect();
+        events.sort_unstable_by_key(|(moment, _)| *moment);
+        events
+    }
+}
+
 /// A line that could not be understood.
 #[derive(Debug)]
 pub struct TraceError(pub String);

@@ -2,7 +2,8 @@
 //!
 //! The steps, each of which may be cut short by a crash and is then done again:
 //!
-//! 1. Read the applied LSN from the tables (the transaction that put the rows stored it).
+//! 1. Unless the node was shut down: write the tables' own log again and fsync it ([`super::tables_log`]).
+//!    Read the applied LSN from the tables (the transaction that put the rows stored it).
 //! 2. Read the log from the applied LSN until a record isn't one: that is the end. Primary: from the last checkpoint, if
 //!    that is earlier, for the last record is the back link of the next. A primary's log that ends before the applied
 //!    LSN or the last checkpoint, or that [`super::damage`] proves to have gone on, is refused: it has lost what was
@@ -88,6 +89,12 @@ pub(super) fn recover(
     store.remove_temporary().map_err(StartupError::new)?;
     if standby && node.wal.timeline() > TimelineId::FIRST {
         restore_command::restore_history(node, me, node.wal.timeline()).map_err(StartupError::new)?;
+    }
+    if !matches!(control.state, NodeState::ShutDown | NodeState::ShutDownInRecovery) {
+        let path = node.data.state_db_wal();
+        super::tables_log::make_durable(&path).map_err(|error| {
+            StartupError::new(format!("could not write file \"{}\" again: {error}", path.display()))
+        })?;
     }
     let notifications = Rc::<RefCell<Outgoing>>::default();
     let tables = engine::Writer::open(&node.data.state_db(), &node.writer_options(Rc::clone(&notifications)))

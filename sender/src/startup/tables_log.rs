@@ -11,7 +11,16 @@
 //! before the first RESTART which failed: they, and nobody who came later, hold the log up now. It also reaches a
 //! reader that is blocked on a slow client. So the log is bounded by twice the limit, one transaction, and what is
 //! written while the readers give way.
+//!
+//! **After a crash** it is written again, byte by byte, and synced, before SQLite reads it ([`make_durable`]), for the
+//! same reason as the log itself: what is read may live in the page cache alone, and if it was a failed sync that ended
+//! the node, the kernel takes those pages for written, so that no later sync would write them. The next checkpoint would
+//! then copy into the tables what the disk could not give back after a power loss in the middle of the copying.
 
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use ipc::interrupt::Interrupts;
@@ -20,6 +29,31 @@ use sys::clock::{self, MonoTime};
 
 use crate::checkpointer::request_tables_checkpoint;
 use crate::node::{Node, take_flag};
+
+/// Bytes read and written at once.
+const COPY_SIZE: usize = 1 << 20;
+
+/// Writes SQLite's log again and syncs it, if there is one. Before anybody opens the tables.
+///
+/// # Errors
+/// Those of the file system.
+pub(super) fn make_durable(path: &Path) -> io::Result<()> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut buffer = vec![0; COPY_SIZE];
+    let mut at = 0;
+    loop {
+        let len = file.read_at(&mut buffer, at)?;
+        if len == 0 {
+            return file.sync_data();
+        }
+        file.write_all_at(&buffer[..len], at)?;
+        at += len as u64;
+    }
+}
 
 /// The startup process' view of it.
 pub(super) struct TablesLog {
