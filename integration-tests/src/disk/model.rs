@@ -439,6 +439,9 @@ impl Disk {
         for (path, inode) in self.seen() {
             if let Some(Some(content)) = real.get(&path) {
                 settle_content(&mut self.nodes[inode.0], content);
+                if path.parent().is_some_and(|directory| directory.ends_with("pg_wal")) {
+                    adopt_late_bytes(&mut self.nodes[inode.0], content);
+                }
             }
         }
         // Nothing is under way any more, nor will a later life's moments meet those of this one.
@@ -525,6 +528,26 @@ fn settle_content(node: &mut Node, real: &[u8]) {
     }
     node.pending = settled;
 }
+
+/// The log is written from memory that is shared: a record may come into a page, where zeros were, between the moment at
+/// which strace reads the page and the one at which the kernel does. Nobody was told of such a record, or a later write would
+/// bring it. It counts as written and not synced.
+fn adopt_late_bytes(node: &mut Node, real: &[u8]) {
+    let known = node.content();
+    if known.len() != real.len() {
+        return;
+    }
+    let late: Vec<usize> = (0..real.len()).filter(|at| known[*at] == 0 && real[*at] != 0).collect();
+    let (Some(first), Some(last)) = (late.first(), late.last()) else { return };
+    // Zeros of the record itself may stand between.
+    let change = Change::Write { offset: *first as u64, bytes: Rc::from(&real[*first..=*last]) };
+    if *last < first + LATE_MAX && known[*first..=*last].iter().all(|byte| *byte == 0) {
+        node.pending.push(Pending { begin: Moment::default(), ended: true, dropped: false, change });
+    }
+}
+
+/// The pages of one write of the log, at most: that much may have come late.
+const LATE_MAX: usize = 1 << 20;
 
 fn set(names: &mut BTreeMap<String, Inode>, name: &str, inode: Option<Inode>) {
     match inode {

@@ -190,3 +190,24 @@ fn a_disk_settles_to_what_is_really_there() {
         }
     }
 }
+
+#[test]
+fn a_record_that_came_into_the_page_late_is_adopted_in_the_log_alone() {
+    for (directory, adopted) in [("pg_wal", true), ("state", false)] {
+        let scope = tempfile::tempdir().unwrap();
+        fs::create_dir(scope.path().join(directory)).unwrap();
+        let path = PathBuf::from(directory).join("1");
+        let files =
+            BTreeMap::from([(PathBuf::from(directory), None), (path.clone(), Some(b"ab\0\0\0\0".to_vec()))]);
+        let mut disk = Disk::new(&files);
+        for (real, result) in [(b"ab\0x\0y", adopted), (b"cb\0x\0y", false)] {
+            fs::write(scope.path().join(&path), real).unwrap();
+            assert_eq!(disk.settle(scope.path()).is_ok(), result, "{real:?}");
+        }
+        if adopted {
+            let inode = disk.find(&path).unwrap();
+            assert_eq!(disk.node(inode).base.as_slice(), b"ab\0\0\0\0");
+            assert_eq!(disk.node(inode).content(), b"ab\0x\0y");
+        }
+    }
+}
