@@ -79,6 +79,7 @@ fn what_a_failed_sync_of_the_tables_log_has_dropped_is_written_again_by_recovery
     let scenario = Scenario::new("dropped-tables-log");
     let mut node = Node::init(&scenario, "primary/data", &["--wal-segsize", "1MB"]);
     node.set("checkpoint_timeout=1s");
+    node.set("restart_after_crash=off");
     let scope = scenario.path("primary");
     let mut disk = Disk::new(&read_tree(&scope).unwrap());
     let mut recorder = Recorder::new(&scope, scenario.root());

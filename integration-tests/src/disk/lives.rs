@@ -30,6 +30,10 @@ enum End {
     PowerLoss,
 }
 
+/// Of every recorded node: all happens soon. A node ends with a process that is killed, for only between two lives can the real
+/// files tell what became of the call that the process was in.
+const SETTINGS: [&str; 3] = ["checkpoint_timeout=1s", "state_wal_limit=1MB", "restart_after_crash=off"];
+
 const ENDS: [End; 9] = [
     End::Stop,
     End::KillAll,
@@ -69,7 +73,7 @@ impl<'a> Run<'a> {
         let workload = Workload::new(random.bits(), clients);
         let syncs = *random.pick(&[Syncs::Usual, Syncs::Usual, Syncs::Slow(500), Syncs::Slow(3000)]);
         let with_standby = random.below(4) == 0;
-        let mut settings = vec!["checkpoint_timeout=1s".to_owned(), "state_wal_limit=1MB".to_owned()];
+        let mut settings = SETTINGS.map(str::to_owned).to_vec();
         settings.push(format!("wal_buffers={}", random.pick(&[16, 16, 512])));
         settings.push(format!("wal_writer_delay={}ms", random.pick(&[5, 200])));
         let mut primary = Recorded::init(scenario, &workload, &mut random, images.div_ceil(4), tally)?;
@@ -170,7 +174,7 @@ impl<'a> Run<'a> {
             let scope = self.scenario.path("standby");
             fs::create_dir_all(&scope).map_err(|error| error.to_string())?;
             let mut node = Node::clone_of(self.scenario, "standby/data", &self.primary.node);
-            node.settings.extend(["checkpoint_timeout=1s", "state_wal_limit=1MB"].map(str::to_owned));
+            node.settings.extend(SETTINGS.map(str::to_owned));
             self.standby = Some(Recorded::of(self.scenario, Role::Standby, scope, node)?);
         }
         let standby = self.standby.as_mut().expect("just made");
