@@ -55,8 +55,8 @@ use asked::Asked;
 pub const SMALL_REQUEST_BYTES: usize = 16 * 1024;
 /// Bytes of room for an answer in its place; a longer one goes through a queue.
 pub const SMALL_ANSWER_BYTES: usize = 16 * 1024;
-/// Bytes of the ring of each queue.
-const RING_BYTES: usize = 64 * 1024;
+/// Bytes of the ring of each queue. (A message begins at its start, so what is sent touches no more than it needs.)
+const RING_BYTES: usize = 256 * 1024;
 /// Most bytes of an answer.
 pub const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of large answers that wait for their sessions, all together.

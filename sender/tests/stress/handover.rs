@@ -20,7 +20,7 @@ const REQUESTS: u64 = 4000;
 /// One session alone needs each wake-up; several share the writer.
 const SESSIONS: [usize; 2] = [1, 5];
 /// Longer than the rings of the queues.
-const LARGE: u64 = 180_000;
+const LARGE: u64 = 600_000;
 
 pub(crate) fn requests_and_outcomes_stay_whole_and_nobody_waits_for_ever() {
     let seed = seed("requests");
@@ -43,7 +43,7 @@ fn ask_many(test: &TestNode, me: Me, mut random: Random) {
     let own = u64::from(me.number().0);
     let mut withdrawn = 0;
     for number in 0..REQUESTS {
-        let length = 16 + random.below(if number % 8 == 0 { LARGE } else { 300 });
+        let length = 16 + random.below(if number % 20 == 0 { LARGE } else { 300 });
         let request = stamped(own, number, length as usize);
         let mut asked = test.node.requests.submit(me, &request, None);
         let patience = if random.below(6) == 0 { random.below(4) } else { u64::MAX };
@@ -101,7 +101,7 @@ fn answer_requests(test: &TestNode, me: Me) -> i32 {
             let (own, number) = stamp_of(&taken.request);
             assert_eq!(own, u64::from(taken.session.0));
             assert!(taken.request == stamped(own, number, taken.request.len()), "request {number} of {own}");
-            let most = if number % 5 == 0 { LARGE } else { 2000 };
+            let most = if number % 25 == 0 { LARGE } else { 2000 };
             let length = 16 + number * 3637 % most;
             desk.answer(taken.session, stamped(own, number, length as usize));
             first = ProcNumber(taken.session.0 + 1);
@@ -119,9 +119,9 @@ pub(crate) fn session_that_stands_still_in_the_midst_delays_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestNode::start(&sender::datadir::DataDir::new(dir.path().join("data")), 4);
     let writer = test.child(ProcNumber::STARTUP, BackendType::Startup, |me| answer_requests(&test, me));
-    // The answer to a number that ends in 5 is large where `answer_requests` makes it so.
+    // A number whose answer `answer_requests` makes larger than a ring.
     let large_answer =
-        (1..).map(|round| round * 5).find(|number| 16 + number * 3637 % LARGE > 150_000).unwrap();
+        (1..).map(|round| round * 25).find(|number| 16 + number * 3637 % LARGE > LARGE / 2).unwrap();
     let in_the_midst = |index: usize, stop: Option<Signal>| {
         test.backend(index, move |me| {
             let own = u64::from(me.number().0);

@@ -69,7 +69,7 @@ impl TestNode {
         }
         let mut settings = Settings::default();
         settings.wal_buffers = pages * wal::page::PAGE_SIZE;
-        settings.max_statement_size = 64 << 10;
+        settings.max_statement_size = 256 << 10;
         settings.max_notify_queue_pages = 64;
         settings.wal_writer_delay = Duration::from_millis(5);
         change(&mut settings);
