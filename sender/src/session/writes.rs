@@ -1,8 +1,9 @@
 //! A session's writes: handed to the startup process, waited for, answered.
 //!
 //! The session waits with its latch for the answer (a large request or answer goes piece by piece, see
-//! [`crate::requests`]); a cancel takes the request back when the startup process has not taken it yet, otherwise that process sees the pending cancel itself. A session that is to end waits for the answer
-//! too: what was logged is acknowledged, if the client still listens.
+//! [`crate::requests`]); a cancel takes the request back when the startup process has not taken it yet, otherwise
+//! that process sees the pending cancel itself. A session that is to end waits for the answer too: what was logged is
+//! acknowledged, if the client still listens.
 
 use engine::error::SqlError;
 use engine::rows::CommandTag;

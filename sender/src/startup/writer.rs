@@ -227,8 +227,8 @@ impl Writer {
         }
     }
 
-    /// Executes and logs one request, while so many bytes of answers are held. None: it gave way to a reader that waits for earlier records of the transaction, and is
-    /// to be executed again when they are committed.
+    /// Executes and logs one request, while so many bytes of answers are held. None: it gave way to a reader that
+    /// waits for earlier records of the transaction, and is to be executed again when they are committed.
     fn execute(&mut self, taken: &Taken, held: usize) -> Result<Option<Outcome>, StartupError> {
         if self.no_room.is_some() {
             return Ok(Some(Err(no_room("the tables' last changes are in the log only"))));
