@@ -109,6 +109,8 @@ bit_set! {
     pub struct BarrierTypes: u32 {
         /// The configuration: read it again.
         const CONFIG_RELOAD = 1 << 0;
+        /// Recovery has ended: the node takes writes.
+        const RECOVERY_ENDED = 1 << 1;
     }
 }
 

@@ -52,7 +52,8 @@ bit_set! {
         /// idle_session_timeout is over. Raised by the session itself, as above. FATAL 57P05 "terminating
         /// connection due to idle-session timeout".
         const IDLE_TIMEOUT = 1 << 8;
-        /// Promotion is wanted. To the startup process of a standby.
+        /// Promotion is wanted. To the startup process of a standby. From: SIGUSR2 (postmaster, when it got one
+        /// itself), pg_promote().
         const PROMOTE = 1 << 9;
         /// The read of this session keeps the tables' own log from being cut. From: the startup process, to
         /// sessions. ERROR 40001; a session that reads nothing drops it.

@@ -50,6 +50,7 @@ use std::fmt;
 #[cfg(not(loom))]
 use std::os::fd::RawFd;
 
+use failpoint::Site;
 use sys::process::Pid;
 
 use crate::{
@@ -160,11 +161,13 @@ impl Latch {
     /// Sets the latch and wakes its owner if it sleeps. Any process may; make the work visible before. Costs
     /// a fence and a load when it is set already, no system call unless the owner sleeps.
     pub fn set(&self) {
-        let sleeper = self.set_and_find_sleeper();
-        latch_stats::own().count_set(sleeper.is_some());
-        if let Some(owner) = sleeper {
-            self.wakeup.wake(owner);
-        }
+        failpoint::step(Site::SetLatch, || {
+            let sleeper = self.set_and_find_sleeper();
+            latch_stats::own().count_set(sleeper.is_some());
+            if let Some(owner) = sleeper {
+                self.wakeup.wake(owner);
+            }
+        });
     }
 
     /// The part of [`Latch::set`] without a system call: the owner to be woken, if it may be asleep.

@@ -26,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+use failpoint::Site;
 use sys::{
     clock, process,
     signal::{self, Signal, SignalSet},
@@ -71,6 +72,17 @@ impl SignalTable {
     /// The standard, for processes that run SQLite: the postmaster's death ends them at once.
     pub const INSIDE_SQLITE: SignalTable =
         SignalTable { on_postmaster_death: Some(Signal::Quit), ..SignalTable::STANDARD };
+
+    /// As [`SignalTable::INSIDE_SQLITE`], but SIGUSR2 says that promotion is wanted: that of the startup process.
+    pub const STARTUP: SignalTable = SignalTable {
+        raises: &[
+            (Signal::Term, Interrupts::TERMINATE),
+            (Signal::Int, Interrupts::QUERY_CANCEL),
+            (Signal::Hup, Interrupts::CONFIG_RELOAD),
+            (Signal::Usr2, Interrupts::PROMOTE),
+        ],
+        on_postmaster_death: Some(Signal::Quit),
+    };
 
     fn signals(&self) -> SignalSet {
         let mut set = SignalSet::of(&[Signal::Urg]);
@@ -330,7 +342,7 @@ impl Me {
     /// Leaves the slot at a clean exit; the process must end soon after. From now on no interrupt reaches it;
     /// those that did, and its signals, are still pending. Does nothing the second time.
     pub fn detach(self) {
-        self.state.inbox.detach();
+        failpoint::step(Site::Detach, || self.state.inbox.detach());
     }
 
     /// The slot's number.

@@ -63,6 +63,7 @@ wait_events! {
     }
     IPC = 0x08 {
         ArchiveCommand "ArchiveCommand" "the archive command's end"
+        BackupWaitWalArchive "BackupWaitWalArchive" "the archive has the log of a base backup"
         BackendTermination "BackendTermination" "another process's end"
         CheckpointDone "CheckpointDone" "a checkpoint's end"
         CheckpointStart "CheckpointStart" "a checkpoint's start"
@@ -75,6 +76,7 @@ wait_events! {
         RestoreCommand "RestoreCommand" "the restore command's end"
         SyncRep "SyncRep" "the synchronous standbys' confirmation"
         WalReceiverExit "WalReceiverExit" "the walreceiver's end"
+        WalReceiverUpstreamCatchup "WalReceiverUpstreamCatchup" "the upstream's log to reach the end of this node's"
         WalReceiverWaitStart "WalReceiverWaitStart" "the startup process tells where to stream from"
         WriterOutcome "WriterOutcome" "session waits for the startup process to execute its write"
         TableApply "TableApply" "read waits for own write"

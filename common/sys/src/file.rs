@@ -1,6 +1,31 @@
-//! Writing memory to files that no slice may stand for. (What slices can do, std::fs does.)
+//! What std::fs lacks: writing memory that no slice may stand for, and the room on a disk.
 
-use std::{fs::File, io, os::fd::AsRawFd};
+use std::{fs::File, io, os::fd::AsRawFd, path::Path};
+
+use nix::{errno::Errno, fcntl, sys::statvfs};
+
+/// The error of a disk that is full.
+pub fn no_space_left() -> io::Error {
+    Errno::ENOSPC.into()
+}
+
+/// Bytes that this process may still fill of the file system that holds `path`. Quotas are not seen.
+///
+/// # Errors
+/// Those of statvfs.
+pub fn available_bytes(path: &Path) -> io::Result<u64> {
+    let found = statvfs::statvfs(path)?;
+    Ok(found.blocks_available().saturating_mul(found.fragment_size()))
+}
+
+/// Gives a file the room for its first `bytes` bytes, and at least that size. On an error it may have part of it.
+///
+/// # Errors
+/// Those of posix_fallocate: no room.
+pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    let bytes = i64::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    Ok(fcntl::posix_fallocate(file, 0, bytes)?)
+}
 
 /// Writes `len` bytes of memory that other processes may be changing, which no slice may stand for.
 ///
@@ -30,6 +55,21 @@ pub unsafe fn pwrite_raw(file: &File, start: *const u8, len: usize, offset: u64)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_allocated_file_has_its_size_and_its_room() {
+        use std::os::unix::fs::MetadataExt;
+        let path = std::env::temp_dir().join(format!("sys-file-room-{}", std::process::id()));
+        let file = File::create(&path).unwrap();
+        allocate(&file, 100_000).unwrap();
+        let meta = file.metadata().unwrap();
+        assert_eq!(meta.len(), 100_000);
+        assert!(meta.blocks() * 512 >= 100_000, "{}", meta.blocks());
+        assert!(available_bytes(&path).unwrap() > 0);
+        assert!(allocate(&file, 1 << 60).is_err());
+        std::fs::remove_file(&path).unwrap();
+        assert!(available_bytes(&path).is_err());
+    }
 
     #[test]
     fn bytes_land_at_their_offset() {

@@ -16,6 +16,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use ::failpoint::Site;
 use nix::unistd::{self, ForkResult};
 
 use crate::{
@@ -32,6 +33,7 @@ pub fn fork_process(child: impl FnOnce() -> i32) -> io::Result<Pid> {
     let _unwritable = io::stdout().flush();
     let _unwritable = io::stderr().flush();
     let blocked = self_pipe::block_for_fork();
+    ::failpoint::pass(Site::Fork);
     // SAFETY: one thread (checked above), so the child may do all that this process may.
     let forked = unsafe { unistd::fork() };
     if !matches!(forked, Ok(ForkResult::Child)) {
@@ -42,6 +44,7 @@ pub fn fork_process(child: impl FnOnce() -> i32) -> io::Result<Pid> {
         ForkResult::Child => {
             self_pipe::forget();
             process::forget_current_pid();
+            ::failpoint::pass(Site::Born);
             match catch_unwind(AssertUnwindSafe(child)) {
                 Ok(status) => {
                     let _unwritable = io::stdout().flush();

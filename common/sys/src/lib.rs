@@ -3,8 +3,8 @@
 //! Everything above sees small safe types instead of system calls, so that `unsafe` needs to be read in one
 //! place only. A module per facility: [`fork`], [`command`] (shell commands), [`process`] (pids, pidfds),
 //! [`signal`] (masks, signalfd, self-pipe), [`epoll`], [`mod@poll`], [`eventfd`], [`pipe`], [`net`] (sockets),
-//! [`mmap`] and [`futex`] (shared memory), [`mod@file`] (durability), [`inotify`] (changes of a file), [`clock`],
-//! [`random`].
+//! [`mmap`] and [`futex`] (shared memory), [`mod@file`] (durability), [`mod@failpoint`] (deaths for tests),
+//! [`inotify`] (changes of a file), [`clock`], [`random`].
 //!
 //! Invariants of the whole crate: every descriptor is close-on-exec; EINTR of a call that can be repeated
 //! never reaches the caller; sockets, signalfds, eventfds and pipes never block. Linux only.
@@ -15,6 +15,7 @@ pub mod clock;
 pub mod command;
 pub mod epoll;
 pub mod eventfd;
+pub mod failpoint;
 pub mod file;
 pub mod fork;
 pub mod futex;

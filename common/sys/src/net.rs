@@ -3,7 +3,7 @@
 use std::{
     fmt,
     io::{self, Read, Write},
-    net::{SocketAddr, ToSocketAddrs},
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
         unix::fs::PermissionsExt,
@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::sys::socket::SockaddrStorage;
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 /// Connections that the kernel completes ahead of `accept`.
@@ -47,6 +49,17 @@ pub enum Endpoint {
 /// The addresses of `host` (a name or a literal address). Asks the system's resolver and blocks meanwhile.
 pub fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok((host, port).to_socket_addrs()?.collect())
+}
+
+/// The addresses of this machine, each with the mask of its network.
+pub fn interfaces() -> io::Result<Vec<(IpAddr, IpAddr)>> {
+    let ip = |storage: Option<SockaddrStorage>| {
+        let storage = storage?;
+        let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        v4.or_else(|| storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+    };
+    let pair = |interface: InterfaceAddress| Some((ip(interface.address)?, ip(interface.netmask)?));
+    Ok(getifaddrs()?.filter_map(pair).collect())
 }
 
 /// A listening socket.
@@ -185,6 +198,11 @@ impl Stream {
     /// Ends the sending side; the peer reads the end of the stream after what was sent.
     pub fn shutdown_write(&self) -> io::Result<()> {
         self.0.shutdown(std::net::Shutdown::Write)
+    }
+
+    /// The address of this end; none on a Unix socket.
+    pub fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
+        Ok(self.0.local_addr()?.as_socket())
     }
 
     /// The address of the other end.

@@ -1,8 +1,14 @@
 //! Processes: ids, signals to them, pidfds, and what a child does about its parent's death.
 
 use std::{
+    ffi::OsString,
     fmt, io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    path::Path,
+    process::Command,
     sync::atomic::{AtomicI32, Ordering},
 };
 
@@ -53,6 +59,11 @@ pub fn parent_pid() -> Pid {
 /// The user that this process acts as.
 pub fn effective_uid() -> u32 {
     unistd::geteuid().as_raw()
+}
+
+/// The group that this process acts as.
+pub fn effective_gid() -> u32 {
+    unistd::getegid().as_raw()
 }
 
 /// Sends `signal` to the process. Errors: ESRCH (no such process), EPERM (another user's).
@@ -115,8 +126,14 @@ pub fn run_on_cpu(cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(unistd::Pid::from_raw(0), &cpus)?)
 }
 
+/// Becomes another program, in the same process; returns only what went wrong.
+pub fn replace_by(program: &Path, arguments: &[OsString]) -> io::Error {
+    Command::new(program).args(arguments).exec()
+}
+
 /// Ends this process at once: no exit handlers, no destructors, no flushing.
 pub fn exit_immediately(status: i32) -> ! {
+    ::failpoint::pass(::failpoint::Site::Exit);
     // SAFETY: _exit doesn't return and touches no memory of ours.
     unsafe { libc::_exit(status) }
 }

@@ -339,6 +339,7 @@ extern "C" fn quit_handler(_signal: libc::c_int) {
         // SAFETY: pointer and length are those of one slice; send is async-signal-safe.
         unsafe { libc::send(*fd, message.as_ptr().cast(), message.len(), flags) };
     }
+    ::failpoint::pass(::failpoint::Site::Exit);
     // SAFETY: _exit is async-signal-safe and doesn't return.
     unsafe { libc::_exit(2) }
 }

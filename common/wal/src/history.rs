@@ -144,6 +144,41 @@ impl TimelineHistory {
         tli == self.tli || self.switch_point(tli).is_some_and(|switch_point| lsn <= switch_point)
     }
 
+    /// Where the logs of this history and of another's part: the timeline that both were on, and the first position that
+    /// they needn't have in common. `Lsn::MAX`: the other has all of this one's log.
+    ///
+    /// Two promotions to the same number, even at one position, are told apart by their reasons.
+    pub fn fork_point(&self, other: &TimelineHistory) -> (TimelineId, Lsn) {
+        let mut fork = (self.entries.first().map_or(self.tli, |entry| entry.tli), Lsn::INVALID);
+        for number in 0..=self.entries.len() {
+            let (ours, theirs) = (self.stretch(number), other.stretch(number));
+            let (Some((tli, left)), Some((their_tli, their_left))) = (ours, theirs) else { return fork };
+            if tli != their_tli {
+                return fork;
+            }
+            fork = (
+                tli,
+                match (left, their_left) {
+                    (None, None) => Lsn::MAX,
+                    (Some(entry), None) | (None, Some(entry)) => entry.switch_point,
+                    (Some(ours), Some(theirs)) => ours.switch_point.min(theirs.switch_point),
+                },
+            );
+            if left.is_none() || left != their_left {
+                return fork;
+            }
+        }
+        fork
+    }
+
+    /// The n-th timeline from the oldest, and how it was left; the last one wasn't.
+    fn stretch(&self, number: usize) -> Option<(TimelineId, Option<&HistoryEntry>)> {
+        match self.entries.get(number) {
+            Some(entry) => Some((entry.tli, Some(entry))),
+            None => (number == self.entries.len()).then_some((self.tli, None)),
+        }
+    }
+
     /// The timelines newest first, each with the position where it begins (0 for the oldest).
     pub fn newest_first(&self) -> impl Iterator<Item = (TimelineId, Lsn)> + '_ {
         let ended = self.entries.iter().rev().map(|entry| entry.switch_point).chain([Lsn::INVALID]);
@@ -221,6 +256,34 @@ mod tests {
         let sixth = history().child(TimelineId(6), Lsn(0x1_0000_0040), "two\nlines");
         assert_eq!(sixth.format(), format!("{FILE}\n5\t1/40\ttwo lines\n"));
         assert_eq!(TimelineHistory::parse(TimelineId(6), sixth.format()), Ok(sixth));
+    }
+
+    #[test]
+    fn fork_point_is_where_the_first_different_promotion_was() {
+        let of = |tli, text: &str| TimelineHistory::parse(TimelineId(tli), text).unwrap();
+        let first = TimelineHistory::without_file(TimelineId(1));
+        let fork = |ours: &TimelineHistory, theirs: &TimelineHistory| {
+            let (tli, lsn) = ours.fork_point(theirs);
+            (tli.0, lsn.0)
+        };
+        let max = u64::MAX;
+        let two = of(2, "1\t0/200\ta\n");
+        assert_eq!(fork(&first, &first), (1, max));
+        assert_eq!(fork(&first, &two), (1, 0x200));
+        assert_eq!(fork(&two, &first), (1, 0x200));
+        assert_eq!(fork(&two, &two), (2, max));
+        // Two promotions to one number: at different positions, and at the same.
+        assert_eq!(fork(&two, &of(2, "1\t0/180\tb\n")), (1, 0x180));
+        assert_eq!(fork(&two, &of(2, "1\t0/200\tb\n")), (1, 0x200));
+        assert_eq!(fork(&two, &of(3, "1\t0/200\tb\n")), (1, 0x200));
+        // Of the same descent.
+        let three = of(3, "1\t0/200\ta\n2\t0/300\tc\n");
+        assert_eq!(fork(&two, &three), (2, 0x300));
+        assert_eq!(fork(&three, &two), (2, 0x300));
+        assert_eq!(fork(&three, &of(4, "1\t0/200\ta\n2\t0/280\td\n")), (2, 0x280));
+        assert_eq!(fork(&three, &of(4, "1\t0/200\ta\n3\t0/280\td\n")), (1, 0x200));
+        // Nothing in common.
+        assert_eq!(fork(&of(7, "5\t0/200\ta\n"), &two), (5, 0));
     }
 
     #[test]

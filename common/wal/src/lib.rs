@@ -15,6 +15,7 @@
 
 pub mod beyond;
 pub mod history;
+pub mod last_record;
 pub mod layout;
 pub mod logical_message;
 pub mod lsn;

@@ -3,6 +3,9 @@
 //! A segment that holds a switch point exists on both timelines; the newer one's file is read, for it begins with a copy
 //! of the older one's. The limit is what a standby has flushed: behind it may be anything.
 //!
+//! Where the newer one's file is not there yet, the older one's counts up to the switch point: what it holds behind that
+//! never became part of the history.
+//!
 //! The file picked for a segment is kept until another segment is read. Whoever learns of a new timeline makes a new
 //! source (and reader) with the new history.
 
@@ -71,6 +74,8 @@ impl PageSource for StoreSource {
             true => SourceError::Missing(error.to_string()),
             false => SourceError::Io(error),
         })?;
+        let switch_point = self.history.switch_point(tli).unwrap_or(Lsn::MAX);
+        let valid = valid.min(usize::try_from(switch_point.saturating_since(page)).unwrap_or(PAGE_SIZE));
         let file = self.store.file(tli, segment).map_err(SourceError::Io)?;
         let name = || file_name(tli, segment, size);
         let mut read = 0;
@@ -86,7 +91,7 @@ impl PageSource for StoreSource {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(source) => {
                     let context = format!("could not read from log segment {}, offset {offset}", name());
-                    return Err(SourceError::Io(StoreError { context, source }));
+                    return Err(SourceError::Io(StoreError { context, source, lost_sync: false }));
                 }
             }
         }

@@ -21,14 +21,22 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use failpoint::Site;
+
 use crate::history::TimelineHistory;
 use crate::lsn::Lsn;
 use crate::page::PAGE_SIZE;
-use crate::segment::{SegmentNumber, SegmentSize, file_name, history_file_name, parse_file_name};
+use crate::segment::{
+    SegmentNumber, SegmentSize, file_name, history_file_name, parse_file_name, partial_file_name,
+};
 use crate::timeline::TimelineId;
 
 /// The name under which a file is written before it gets its own, without the process id.
 const TEMPORARY_PREFIX: &str = "xlogtemp.";
+/// What Linux says when a disk is full.
+const ENOSPC: i32 = 28;
+/// What a new segment leaves of its disk: for the small files, whose replacement needs a block or two, 1 MiB.
+pub const ROOM_LEFT: u64 = 1 << 20;
 /// Zeros are written and bytes are copied in pieces of this size.
 const COPY_SIZE: usize = 1 << 20;
 
@@ -39,27 +47,39 @@ pub struct StoreError {
     pub context: String,
     /// Why.
     pub source: io::Error,
+    /// It was a sync of something that has its name already: what it should have made durable may never be, and no later
+    /// sync would tell. A PANIC.
+    pub lost_sync: bool,
 }
 
 impl StoreError {
+    /// What to do about it: see [`hint`].
+    pub fn hint(&self) -> &'static str {
+        hint(&self.source)
+    }
+
     /// Whether there is no such file.
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
 
-    /// Whether the disk (or the quota) is full.
+    /// Whether the disk (or the quota) is full, and nothing worse.
     pub fn is_full_disk(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        !self.lost_sync
+            && matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Rust appends the error's number to the system's text; PostgreSQL does not.
-        let text = self.source.to_string();
-        let reason = text.split(" (os error ").next().unwrap_or(&text);
-        write!(f, "{}: {reason}", self.context)
+        write!(f, "{}: {}", self.context, reason(&self.source))
     }
+}
+
+/// The system's text alone: Rust appends the error's number, PostgreSQL does not.
+pub fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error ").next().unwrap_or(&text).to_owned()
 }
 
 impl std::error::Error for StoreError {
@@ -67,6 +87,21 @@ impl std::error::Error for StoreError {
         Some(&self.source)
     }
 }
+
+/// What to do about an error of a disk, as a line to follow the message; empty for other errors.
+pub fn hint(error: &io::Error) -> &'static str {
+    match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, _) => "\nHINT:  Check free disk space.",
+        (io::ErrorKind::ReadOnlyFilesystem, _) => {
+            "\nHINT:  Mount the file system to be written to; the messages of the kernel say why it isn't."
+        }
+        (_, Some(EIO)) => "\nHINT:  Check the disk, and the messages of the kernel.",
+        _ => "",
+    }
+}
+
+/// What Linux says when a disk fails.
+const EIO: i32 = 5;
 
 /// What came of [`SegmentStore::adopt`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +127,11 @@ pub struct SegmentStore {
     directory: PathBuf,
     segment_size: SegmentSize,
     current: Option<OpenSegment>,
+    available: Option<Available>,
 }
+
+/// Tells how many bytes can still be written to the disk of a path.
+pub type Available = fn(&Path) -> io::Result<u64>;
 
 #[derive(Debug)]
 struct OpenSegment {
@@ -104,7 +143,13 @@ struct OpenSegment {
 impl SegmentStore {
     /// The store in `directory`, which should exist. Opens nothing yet.
     pub fn new(directory: impl Into<PathBuf>, segment_size: SegmentSize) -> SegmentStore {
-        SegmentStore { directory: directory.into(), segment_size, current: None }
+        SegmentStore { directory: directory.into(), segment_size, current: None, available: None }
+    }
+
+    /// Makes a segment only where [`ROOM_LEFT`] remains beside it, as far as `available` knows. Without this a full disk
+    /// is noticed too, but by filling it to its last byte, if only for a moment: at the cost of whoever else writes to it.
+    pub fn leaving_room(self, available: Available) -> SegmentStore {
+        SegmentStore { available: Some(available), ..self }
     }
 
     /// The directory.
@@ -148,13 +193,25 @@ impl SegmentStore {
         if path.try_exists().map_err(self.failed("stat", &path))? {
             return Ok(false);
         }
+        if !self.has_room_for_segment()? {
+            return Err(self.no_room_for(tli, segment));
+        }
         let temporary = self.zeroed_temporary(self.segment_size.bytes())?;
-        match temporary.into_temp_path().persist_noclobber(&path) {
+        let temporary = temporary.into_temp_path();
+        let name = temporary.to_path_buf();
+        let persist = || temporary.persist_noclobber(&path).map_err(|error| error.error);
+        match failpoint::io(Site::SegmentRename, persist) {
             Ok(()) => self.sync_directory().map(|()| true),
             // Another process was faster; its segment is as good, and may already hold records.
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(self.rename_failed(&error.path, &path, error.error)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(self.rename_failed(&name, &path, error)),
         }
+    }
+
+    /// The error of making a segment where there is no room, without an attempt.
+    pub fn no_room_for(&self, tli: TimelineId, segment: SegmentNumber) -> StoreError {
+        let path = self.segment_path(tli, segment);
+        self.failed("extend", &path)(io::Error::from_raw_os_error(ENOSPC))
     }
 
     /// Writes `bytes` at `at` into the segments of `tli`, making those that are missing. Not durable until
@@ -166,10 +223,10 @@ impl SegmentStore {
             let (segment, offset) = (size.number_of(at), size.offset_of(at));
             let len = rest.len().min(usize::try_from(size.bytes() - offset).unwrap_or(usize::MAX));
             let (part, after) = rest.split_at(len);
-            if let Err(source) = self.open_or_create(tli, segment)?.write_all_at(part, offset) {
+            if let Err(source) = write_part(self.open_or_create(tli, segment)?, part, offset) {
                 let name = file_name(tli, segment, size);
                 let context = format!("could not write to log file {name} at offset {offset}, length {len}");
-                return Err(StoreError { context, source });
+                return Err(StoreError { context, source, lost_sync: false });
             }
             at += len as u64;
             rest = after;
@@ -188,7 +245,7 @@ impl SegmentStore {
             if let Err(source) = self.file(tli, segment)?.read_exact_at(part, offset) {
                 let name = file_name(tli, segment, size);
                 let context = format!("could not read from log segment {name}, offset {offset}");
-                return Err(StoreError { context, source });
+                return Err(StoreError { context, source, lost_sync: false });
             }
             at += len as u64;
             rest = after;
@@ -199,8 +256,9 @@ impl SegmentStore {
     /// Makes what was written to a segment durable (fdatasync).
     pub fn sync(&mut self, tli: TimelineId, segment: SegmentNumber) -> Result<(), StoreError> {
         let path = self.segment_path(tli, segment);
-        let synced = self.file(tli, segment)?.sync_data();
-        synced.map_err(self.failed("fsync", &path))
+        let file = self.file(tli, segment)?;
+        let synced = failpoint::io(Site::LogSync, || file.sync_data());
+        synced.map_err(|error| self.sync_failed(&path, error))
     }
 
     /// Makes the log from `from` to `to` durable although it may only have been read back from the page cache: writes
@@ -303,21 +361,51 @@ impl SegmentStore {
     ) -> Result<(), StoreError> {
         let size = self.segment_size;
         let segment = size.number_of(switch_point);
-        let mut left = usize::try_from(size.offset_of(switch_point)).unwrap_or(usize::MAX);
-        let temporary = self.zeroed_temporary(size.bytes())?;
+        let copied = size.offset_of(switch_point);
+        let temporary = self.temporary()?;
         let mut buffer = vec![0; COPY_SIZE];
-        let mut offset = 0;
-        while left > 0 {
-            let part = &mut buffer[..left.min(COPY_SIZE)];
-            self.read_at(old, size.first_byte(segment) + offset, part)?;
-            let written = temporary.as_file().write_all_at(part, offset);
+        for offset in (0..size.bytes()).step_by(COPY_SIZE) {
+            let (from_old, zeros) =
+                buffer.split_at_mut(copied.saturating_sub(offset).min(COPY_SIZE as u64) as usize);
+            if !from_old.is_empty() {
+                self.read_at(old, size.first_byte(segment) + offset, from_old)?;
+            }
+            zeros.fill(0);
+            let written = temporary.as_file().write_all_at(&buffer, offset);
             written.map_err(self.failed("write to", temporary.path()))?;
-            offset += part.len() as u64;
-            left -= part.len();
         }
         temporary.as_file().sync_all().map_err(self.failed("fsync", temporary.path()))?;
         self.current = None;
         self.persist(temporary, &self.segment_path(new, segment))
+    }
+
+    /// Removes the segments of timelines newer than `tli`, durably: what a switch that was never completed left.
+    pub fn remove_newer_timelines(&mut self, tli: TimelineId) -> Result<(), StoreError> {
+        let newer: Vec<_> = self.list()?.into_iter().filter(|file| file.tli > tli).collect();
+        for file in &newer {
+            self.remove(file.tli, file.segment)?;
+        }
+        if newer.is_empty() { Ok(()) } else { self.sync_directory() }
+    }
+
+    /// Removes the segments of `tli` that begin at or after `switch_point`, where it was left for another timeline.
+    pub fn remove_from(&mut self, tli: TimelineId, switch_point: Lsn) -> Result<(), StoreError> {
+        let size = self.segment_size;
+        let is_beyond = |file: &SegmentFile| file.tli == tli && size.first_byte(file.segment) >= switch_point;
+        for file in self.list()?.into_iter().filter(is_beyond) {
+            self.remove(tli, file.segment)?;
+        }
+        self.sync_directory()
+    }
+
+    /// Gives a segment that its timeline left incomplete the name of one, durably; that name.
+    pub fn make_partial(&mut self, tli: TimelineId, segment: SegmentNumber) -> Result<String, StoreError> {
+        self.current = None;
+        let path = self.segment_path(tli, segment);
+        let name = partial_file_name(tli, segment, self.segment_size);
+        let partial = self.directory.join(&name);
+        fs::rename(&path, &partial).map_err(|error| self.rename_failed(&path, &partial, error))?;
+        self.sync_directory().map(|()| name)
     }
 
     /// The timeline whose file holds a segment of this history: the newest that has one and had begun by then.
@@ -363,7 +451,8 @@ impl SegmentStore {
     pub fn remove(&mut self, tli: TimelineId, segment: SegmentNumber) -> Result<(), StoreError> {
         self.current = None;
         let path = self.segment_path(tli, segment);
-        fs::remove_file(&path).map_err(self.failed("remove", &path))
+        let removed = failpoint::io(Site::SegmentRemove, || fs::remove_file(&path));
+        removed.map_err(self.failed("remove", &path))
     }
 
     /// Removes what processes left behind that died while they made a file. For the start of a node, when no other
@@ -379,7 +468,8 @@ impl SegmentStore {
     /// Makes names that appeared or vanished durable.
     pub fn sync_directory(&self) -> Result<(), StoreError> {
         let opened = File::open(&self.directory).map_err(self.failed("open", &self.directory))?;
-        opened.sync_all().map_err(self.failed("fsync", &self.directory))
+        let synced = failpoint::io(Site::LogDirectory, || opened.sync_all());
+        synced.map_err(|error| self.sync_failed(&self.directory, error))
     }
 
     /// The history of `tli`; `None` if there is no such file. A file that is no history is an error of kind InvalidData.
@@ -426,7 +516,7 @@ impl SegmentStore {
     fn names(&self) -> Result<Vec<String>, StoreError> {
         let unreadable = || {
             let context = format!("could not read directory \"{}\"", self.shown(&self.directory));
-            move |source| StoreError { context, source }
+            move |source| StoreError { context, source, lost_sync: false }
         };
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.directory).map_err(unreadable())? {
@@ -452,16 +542,25 @@ impl SegmentStore {
         named.tempfile_in(&self.directory).map_err(self.failed("create", &path))
     }
 
+    fn has_room_for_segment(&self) -> Result<bool, StoreError> {
+        let Some(available) = self.available else { return Ok(true) };
+        let available = available(&self.directory).map_err(self.failed("stat", &self.directory))?;
+        Ok(available >= self.segment_size.bytes().saturating_add(ROOM_LEFT))
+    }
+
     /// A temporary file of `bytes` zeros, durable. Zeros are written, not left out: a hole would need space (and could
     /// fail) when the log comes to be written.
     fn zeroed_temporary(&self, bytes: u64) -> Result<tempfile::NamedTempFile, StoreError> {
         let temporary = self.temporary()?;
         let zeros = vec![0; COPY_SIZE];
         for offset in (0..bytes).step_by(COPY_SIZE) {
-            let written = temporary.as_file().write_all_at(&zeros, offset);
+            let written = failpoint::write(Site::SegmentWrite, zeros.len(), |part| {
+                temporary.as_file().write_all_at(&zeros[part.clone()], offset + part.start as u64)
+            });
             written.map_err(self.failed("write to", temporary.path()))?;
         }
-        temporary.as_file().sync_all().map_err(self.failed("fsync", temporary.path()))?;
+        let synced = failpoint::io(Site::SegmentSync, || temporary.as_file().sync_all());
+        synced.map_err(self.failed("fsync", temporary.path()))?;
         Ok(temporary)
     }
 
@@ -475,13 +574,17 @@ impl SegmentStore {
 
     fn rename_failed(&self, from: &Path, to: &Path, source: io::Error) -> StoreError {
         let context = format!("could not rename file \"{}\" to \"{}\"", self.shown(from), self.shown(to));
-        StoreError { context, source }
+        StoreError { context, source, lost_sync: false }
+    }
+
+    fn sync_failed(&self, path: &Path, error: io::Error) -> StoreError {
+        StoreError { lost_sync: true, ..self.failed("fsync", path)(error) }
     }
 
     /// Turns an io error of `operation` on `path` into one with PostgreSQL's words.
     fn failed(&self, operation: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError + use<> {
         let context = format!("could not {operation} file \"{}\"", self.shown(path));
-        move |source| StoreError { context, source }
+        move |source| StoreError { context, source, lost_sync: false }
     }
 
     /// A path as PostgreSQL shows it, which runs in its data directory: `pg_wal/NAME`.
@@ -492,6 +595,13 @@ impl SegmentStore {
         };
         shown.display().to_string()
     }
+}
+
+/// As `write_all_at`.
+fn write_part(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    failpoint::write(Site::LogWrite, bytes.len(), |part| {
+        file.write_all_at(&bytes[part.clone()], offset + part.start as u64)
+    })
 }
 
 const _: () = assert!(COPY_SIZE.is_multiple_of(PAGE_SIZE) && COPY_SIZE as u64 <= SegmentSize::MIN.bytes());

@@ -22,6 +22,8 @@ pub const INFO_CHECKPOINT_SHUTDOWN: u8 = 0x00;
 pub const INFO_CHECKPOINT_ONLINE: u8 = 0x10;
 /// `info` of a switch: the rest of its segment is unused. It has no main data.
 pub const INFO_SWITCH: u8 = 0x40;
+/// `info` of the end of a base backup that was taken from a primary. Its main data is where the backup started.
+pub const INFO_BACKUP_END: u8 = 0x50;
 /// `info` of the first record of a new timeline.
 pub const INFO_END_OF_RECOVERY: u8 = 0x90;
 /// `info` of the record that stands where the rest of a record was lost.
@@ -37,6 +39,11 @@ pub const fn is_switch(rmgr: Rmgr, info: u8) -> bool {
 /// A switch record. Its place is [`crate::layout::place_switch`]'s to tell.
 pub fn switch_record() -> RecordBody {
     RecordBody::new(Rmgr::XLOG, INFO_SWITCH, 0, &[]).expect(XLOG_RECORD_IS_SHORT)
+}
+
+/// The record at the end of a base backup that started at `start`.
+pub fn backup_end_record(start: Lsn) -> RecordBody {
+    RecordBody::new(Rmgr::XLOG, INFO_BACKUP_END, 0, &start.0.to_le_bytes()).expect(XLOG_RECORD_IS_SHORT)
 }
 
 /// When a checkpoint was taken.

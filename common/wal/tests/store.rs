@@ -10,6 +10,7 @@ use std::path::Path;
 
 use log::{Got, MemoryLog, SIZE, START, SYSTEM_IDENTIFIER, TLI};
 use wal::history::TimelineHistory;
+use wal::last_record::find_last_record;
 use wal::lsn::Lsn;
 use wal::reader::{ReadError, WalReader};
 use wal::segment::{SegmentNumber, SegmentSize};
@@ -215,6 +216,63 @@ fn new_timeline_begins_with_the_old_ones_bytes() {
         fs::read(data.path().join("pg_wal/000000030000000000000007")).unwrap(),
         vec![0; SEGMENT as usize]
     );
+}
+
+#[test]
+fn older_timeline_counts_up_to_its_switch_point_until_the_newer_ones_file_is_there() {
+    let data = data_directory();
+    let mut store = store(&data);
+    let mut log = MemoryLog::new();
+    log.append_change(50_000);
+    let switch_point = log.position;
+    let before = log.written.len();
+    log.append_change(500);
+    log.append_change(30_000);
+    write(&mut store, &log, START);
+    let history = TimelineHistory::without_file(TLI).child(CHILD, switch_point, "test");
+    let mut reader = WalReader::new(StoreSource::new(store, history), START, SIZE);
+    for _ in 0..before {
+        reader.next().unwrap();
+    }
+    assert!(matches!(reader.next(), Err(ReadError::NotYet)));
+    assert_eq!(reader.position(), switch_point);
+}
+
+#[test]
+fn what_an_aborted_switch_left_is_removed() {
+    let data = data_directory();
+    let mut store = store(&data);
+    for (tli, segment) in [(TLI, 1), (TLI, 2), (TLI, 3), (CHILD, 2), (TimelineId(3), 2)] {
+        store.prepare_ahead(tli, SegmentNumber(segment)).unwrap();
+    }
+    store.remove_newer_timelines(CHILD).unwrap();
+    store.remove_from(TLI, Lsn(3 * SEGMENT - 8)).unwrap();
+    let left = ["000000010000000000000001", "000000010000000000000002", "000000020000000000000002"];
+    assert_eq!(names(&store), left);
+    // A switch on a boundary leaves nothing of the segment that would have begun there.
+    store.remove_from(TLI, Lsn(2 * SEGMENT)).unwrap();
+    assert_eq!(names(&store), [left[0], left[2]]);
+}
+
+#[test]
+fn last_record_is_found_from_the_end_alone() {
+    let data = data_directory();
+    let mut store = store(&data);
+    let mut log = MemoryLog::new();
+    let mut ends = Vec::new();
+    // Within a page, over pages, over a segment, and ending on a page's end.
+    for size in [100, 100, 20_000, 2_200_000, 30, 8_000] {
+        log.append_change(size);
+        ends.push((log.position, log.prev));
+    }
+    write(&mut store, &log, START);
+    let history = TimelineHistory::without_file(TLI);
+    let mut reader = WalReader::new(StoreSource::new(store, history), START, SIZE);
+    for (end, start) in ends {
+        assert_eq!(find_last_record(&mut reader, end).unwrap(), Some(start), "{end}");
+        assert_eq!(find_last_record(&mut reader, end + 8).unwrap(), None);
+    }
+    assert_eq!(find_last_record(&mut reader, START).unwrap(), None);
 }
 
 #[test]
