@@ -10,6 +10,7 @@ use engine::catalog::{Function, SystemInfo, SystemValue, View};
 use engine::change::ChangeRecord;
 use engine::control::Unstoppable;
 use engine::reader::ReaderOptions;
+use engine::roles::{Asker, Rights};
 use engine::rows::CollectRows;
 use engine::writer::{WriteRequest, WriterOptions};
 use engine::{Reader, SqlError, Writer};
@@ -39,8 +40,10 @@ fn writer(directory: &std::path::Path) -> Writer {
     };
     let mut writer = Writer::open(&directory.join("state.db"), &options).expect("opens");
     writer.begin().expect("begins");
-    let request =
-        WriteRequest { statements: vec!["CREATE TABLE kv (key text PRIMARY KEY, value text)".into()] };
+    let request = WriteRequest {
+        statements: vec!["CREATE TABLE kv (key text PRIMARY KEY, value text)".into()],
+        asker: Asker::superuser(),
+    };
     writer.execute(&request, &Unstoppable, &mut CollectRows::new(0)).expect("creates");
     writer.commit(Lsn(1)).expect("commits");
     writer
@@ -59,8 +62,9 @@ fn execute(name: &str, batch: u64) -> Vec<Vec<u8>> {
     let directory = tempfile::tempdir().expect("a directory");
     let mut writer = writer(directory.path());
     let (mut random, mut records) = (1, Vec::new());
-    let requests: Vec<_> =
-        (0..STATEMENTS).map(|_| WriteRequest { statements: vec![upsert(&mut random)] }).collect();
+    let requests: Vec<_> = (0..STATEMENTS)
+        .map(|_| WriteRequest { statements: vec![upsert(&mut random)], asker: Asker::superuser() })
+        .collect();
     measure(name, || {
         for (at, request) in requests.iter().enumerate() {
             writer.begin().expect("begins");
@@ -102,6 +106,7 @@ fn get() {
         system: Rc::new(Nothing),
     };
     let mut reader = Reader::open(&directory.path().join("state.db"), &options).expect("opens");
+    reader.set_rights(Rights::ALL);
     measure("get, parse included", || {
         for key in 0..STATEMENTS {
             let query = format!("SELECT value FROM kv WHERE key = '{key}'");

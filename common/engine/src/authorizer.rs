@@ -9,7 +9,9 @@ use std::ffi::c_int;
 
 use rusqlite::ffi;
 
+use crate::catalog::VIEWS;
 use crate::error::{SqlError, SqlState};
+use crate::roles::{MEMBERS_VIEW, ROLES_TABLE, ROLES_VIEW, Rights};
 use crate::schema::APPLIED_TABLE;
 use crate::sql::is_readable_pragma;
 
@@ -37,18 +39,30 @@ pub(crate) struct Action<'a> {
     pub(crate) second: &'a str,
     /// `main` or `temp`
     pub(crate) database: &'a str,
+    /// The innermost view or trigger that asks, if it isn't the statement itself
+    pub(crate) inside: &'a str,
 }
 
 /// Answers for one connection.
 #[derive(Debug)]
 pub(crate) struct Authorizer {
     mode: Cell<Mode>,
+    rights: Cell<Rights>,
     refusal: RefCell<Option<SqlError>>,
 }
 
 impl Authorizer {
     pub(crate) fn new() -> Authorizer {
-        Authorizer { mode: Cell::new(Mode::Own), refusal: RefCell::new(None) }
+        Authorizer {
+            mode: Cell::new(Mode::Own),
+            rights: Cell::new(Rights::default()),
+            refusal: RefCell::new(None),
+        }
+    }
+
+    /// What the client may do whose statements come next; nothing, to begin with.
+    pub(crate) fn set_rights(&self, rights: Rights) {
+        self.rights.set(rights);
     }
 
     /// Guards statements as those of a client until the guard is dropped.
@@ -63,7 +77,7 @@ impl Authorizer {
     }
 
     pub(crate) fn allows(&self, action: &Action<'_>) -> bool {
-        match decide(self.mode.get(), action) {
+        match decide(self.mode.get(), self.rights.get(), action) {
             Ok(()) => true,
             Err(refusal) => {
                 self.refusal.borrow_mut().get_or_insert(refusal);
@@ -86,7 +100,7 @@ impl Drop for Guard<'_> {
     }
 }
 
-fn decide(mode: Mode, action: &Action<'_>) -> Result<(), SqlError> {
+fn decide(mode: Mode, rights: Rights, action: &Action<'_>) -> Result<(), SqlError> {
     if mode == Mode::Own {
         return Ok(());
     }
@@ -102,19 +116,21 @@ fn decide(mode: Mode, action: &Action<'_>) -> Result<(), SqlError> {
         }
         ffi::SQLITE_SELECT | ffi::SQLITE_RECURSIVE => Ok(()),
         ffi::SQLITE_FUNCTION => function(action.second),
-        ffi::SQLITE_READ => not_ours(action.first),
-        ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => row_change(mode, action),
-        ffi::SQLITE_CREATE_TABLE
-        | ffi::SQLITE_CREATE_VIEW
-        | ffi::SQLITE_DROP_VIEW
-        | ffi::SQLITE_REINDEX
-        | ffi::SQLITE_ANALYZE => schema_change(mode, ""),
-        ffi::SQLITE_DROP_TABLE => schema_change(mode, action.first),
+        ffi::SQLITE_READ => read(rights, action),
+        ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => row_change(mode, rights, action),
+        ffi::SQLITE_CREATE_TABLE | ffi::SQLITE_CREATE_VIEW => schema_change(mode, rights, None),
+        ffi::SQLITE_DROP_TABLE => schema_change(mode, rights, Some(("table", action.first))),
+        ffi::SQLITE_DROP_VIEW => schema_change(mode, rights, Some(("view", action.first))),
+        // Without a name it is for all, our own among them.
+        ffi::SQLITE_REINDEX | ffi::SQLITE_ANALYZE if rights.superuser => schema_change(mode, rights, None),
+        ffi::SQLITE_REINDEX | ffi::SQLITE_ANALYZE => {
+            schema_change(mode, rights, Some(("table", action.first)))
+        }
         ffi::SQLITE_CREATE_INDEX
         | ffi::SQLITE_DROP_INDEX
         | ffi::SQLITE_CREATE_TRIGGER
         | ffi::SQLITE_DROP_TRIGGER
-        | ffi::SQLITE_ALTER_TABLE => schema_change(mode, action.second),
+        | ffi::SQLITE_ALTER_TABLE => schema_change(mode, rights, Some(("table", action.second))),
         ffi::SQLITE_PRAGMA if is_readable_pragma(action.first) => Ok(()),
         _ => Err(unsupported(action)),
     }
@@ -130,17 +146,48 @@ fn function(name: &str) -> Result<(), SqlError> {
     Ok(())
 }
 
+fn denied(what: &str, name: &str) -> SqlError {
+    SqlError::new(SqlState::INSUFFICIENT_PRIVILEGE, format!("permission denied for {what} {name}"))
+}
+
+fn is_any(name: &str, names: &[&str]) -> bool {
+    names.iter().any(|one| one.eq_ignore_ascii_case(name))
+}
+
+/// What no client's statement touches, whatever its rights.
 fn not_ours(table: &str) -> Result<(), SqlError> {
-    if table.eq_ignore_ascii_case(APPLIED_TABLE) {
-        return Err(SqlError::new(
-            SqlState::INSUFFICIENT_PRIVILEGE,
-            format!("permission denied for table {APPLIED_TABLE}"),
-        ));
+    if is_any(table, &[APPLIED_TABLE, ROLES_TABLE, ROLES_VIEW, MEMBERS_VIEW]) {
+        return Err(denied("table", &table.to_ascii_lowercase()));
     }
     Ok(())
 }
 
-fn row_change(mode: Mode, action: &Action<'_>) -> Result<(), SqlError> {
+/// Everybody may read what the server says of itself; tables need the right, and with it all of them can be read.
+fn read(rights: Rights, action: &Action<'_>) -> Result<(), SqlError> {
+    let table = action.first;
+    if is_any(table, &[ROLES_VIEW, MEMBERS_VIEW]) {
+        return Ok(());
+    }
+    // The views of roles show what is not secret; and how many there are, for which SQLite looks at no column and doesn't
+    // say on whose behalf, isn't either.
+    let harmless = action.second.is_empty() || is_any(action.inside, &[ROLES_VIEW, MEMBERS_VIEW]);
+    if is_any(table, &[ROLES_TABLE]) && harmless {
+        return Ok(());
+    }
+    not_ours(table)?;
+    if rights.read || is_of_the_server(table) { Ok(()) } else { Err(denied("table", table)) }
+}
+
+/// The views and SQLite's own tables (the schema, what its functions return).
+fn is_of_the_server(table: &str) -> bool {
+    let begins = |start: &str| table.get(..start.len()).is_some_and(|with| with.eq_ignore_ascii_case(start));
+    begins("sqlite_")
+        || begins("pragma_")
+        || is_any(table, &["json_each", "json_tree"])
+        || VIEWS.iter().any(|row| row.name.eq_ignore_ascii_case(table))
+}
+
+fn row_change(mode: Mode, rights: Rights, action: &Action<'_>) -> Result<(), SqlError> {
     not_ours(action.first)?;
     let verb = match action.code {
         ffi::SQLITE_INSERT => "INSERT",
@@ -155,15 +202,24 @@ fn row_change(mode: Mode, action: &Action<'_>) -> Result<(), SqlError> {
             SqlState::INSUFFICIENT_PRIVILEGE,
             format!("permission denied: \"{}\" is a system catalog", action.first),
         )),
-        Mode::Write => Ok(()),
+        Mode::Write if rights.write => Ok(()),
+        Mode::Write => Err(denied("table", action.first)),
         Mode::Read => Err(SqlError::read_only(verb)),
     }
 }
 
-fn schema_change(mode: Mode, table: &str) -> Result<(), SqlError> {
-    not_ours(table)?;
+/// A change of what is named, or something new. Everything belongs to the superusers.
+fn schema_change(mode: Mode, rights: Rights, what: Option<(&str, &str)>) -> Result<(), SqlError> {
+    not_ours(what.map_or("", |(_, name)| name))?;
     match mode {
-        Mode::Own | Mode::Ddl | Mode::Explain => Ok(()),
+        Mode::Own | Mode::Explain => Ok(()),
+        Mode::Ddl if rights.superuser => Ok(()),
+        Mode::Ddl => Err(match what {
+            None => denied("schema", "public"),
+            Some((kind, name)) => {
+                SqlError::new(SqlState::INSUFFICIENT_PRIVILEGE, format!("must be owner of {kind} {name}"))
+            }
+        }),
         Mode::Read | Mode::Write => Err(SqlError::read_only("DDL")),
     }
 }

@@ -22,6 +22,20 @@ pub enum SystemValue {
     Text(String),
     /// bytea
     Bytes(Vec<u8>),
+    /// A row of several values
+    Record(Vec<SystemValue>),
+}
+
+/// A record as one value: `(a,b)`, nothing for NULL. For names, positions and numbers, which need no quotes.
+pub(crate) fn record_text(values: &[SystemValue]) -> String {
+    let text = |value: &SystemValue| match value {
+        SystemValue::Bool(value) => if *value { "t" } else { "f" }.to_owned(),
+        SystemValue::Integer(value) => value.to_string(),
+        SystemValue::Float(value) => value.to_string(),
+        SystemValue::Text(value) => value.clone(),
+        SystemValue::Null | SystemValue::Bytes(_) | SystemValue::Record(_) => String::new(),
+    };
+    format!("({})", values.iter().map(text).collect::<Vec<_>>().join(","))
 }
 
 impl From<&str> for SystemValue {
@@ -134,8 +148,20 @@ functions! {
     LastWalReplayLsn: "pg_last_wal_replay_lsn", 0..=0, PgLsn, None;
     /// Commit time of the last record put
     LastXactReplayTimestamp: "pg_last_xact_replay_timestamp", 0..=0, Timestamptz, None;
+    /// Has a standby stop applying
+    WalReplayPause: "pg_wal_replay_pause", 0..=0, Void, Acts;
+    /// Has a standby go on
+    WalReplayResume: "pg_wal_replay_resume", 0..=0, Void, Acts;
+    /// Whether it has stopped, or is to
+    IsWalReplayPaused: "pg_is_wal_replay_paused", 0..=0, Bool, None;
+    /// Which of these
+    WalReplayPauseState: "pg_get_wal_replay_pause_state", 0..=0, Text, None;
     /// Bytes between two positions; answered here
     WalLsnDiff: "pg_wal_lsn_diff", 2..=2, Numeric, None;
+    /// Makes a primary of this standby: whether to wait for that, and for how many seconds
+    Promote: "pg_promote", 0..=2, Bool, Acts;
+    /// Has this primary become a standby of one of its standbys: how that is reached, and its application_name
+    HandOver: "walship_hand_over", 2..=2, Bool, Acts;
     /// Name of the file that holds a position
     WalfileName: "pg_walfile_name", 1..=1, Text, None;
     /// Ends the current segment
@@ -148,6 +174,15 @@ functions! {
     CancelBackend: "pg_cancel_backend", 1..=1, Bool, Acts;
     /// Has a process say in the log what memory it has: pid
     LogBackendMemoryContexts: "pg_log_backend_memory_contexts", 1..=1, Bool, Acts;
+    /// Makes a replication slot: name, whether to reserve log at once, whether it goes with the session
+    CreatePhysicalReplicationSlot: "pg_create_physical_replication_slot", 1..=3, Record, Acts;
+    /// Makes a replication slot that keeps what another keeps: that one's name, the new name, whether it goes with the
+    /// session
+    CopyPhysicalReplicationSlot: "pg_copy_physical_replication_slot", 2..=3, Record, Acts;
+    /// Moves a replication slot: name, position
+    ReplicationSlotAdvance: "pg_replication_slot_advance", 2..=2, Record, Acts;
+    /// Drops a replication slot: name
+    DropReplicationSlot: "pg_drop_replication_slot", 1..=1, Void, Acts;
     /// Reads the configuration again
     ReloadConf: "pg_reload_conf", 0..=0, Bool, Acts;
     /// When the configuration was read last
@@ -166,6 +201,8 @@ functions! {
     CurrentUser: "current_user" | "session_user" | "current_role", 0..=0, Name, None;
     /// A setting's value: name, whether NULL is the answer for an unknown one
     CurrentSetting: "current_setting", 1..=2, Text, None;
+    /// Changes a setting: name, value, whether for the transaction alone
+    SetConfig: "set_config", 3..=3, Text, Acts;
     /// Notifies a channel at the end of the transaction: channel, payload (NULL is empty)
     Notify: "pg_notify", 2..=2, Void, None;
     /// As a value: refused, since it is a set (see the view of that name)
@@ -196,6 +233,8 @@ pub enum View {
     StatWalReceiver,
     /// The archiver's one row
     StatArchiver,
+    /// One row per replication slot
+    ReplicationSlots,
     /// One row per setting
     Settings,
     /// One row per process, the postmaster among them
@@ -204,6 +243,8 @@ pub enum View {
     ListeningChannels,
     /// One row per entry of walship.conf as it is now
     FileSettings,
+    /// One row per line of pg_hba.conf as it is now
+    HbaFileRules,
 }
 
 /// Every view with its columns (PostgreSQL 15's, but for pg_stat_latch, which PostgreSQL lacks).
@@ -284,6 +325,27 @@ pub const VIEWS: &[ViewRow] = &[
         ],
     },
     ViewRow {
+        name: "pg_replication_slots",
+        view: View::ReplicationSlots,
+        columns: &[
+            ("slot_name", Type::Name),
+            ("plugin", Type::Name),
+            ("slot_type", Type::Text),
+            ("datoid", Type::Oid),
+            ("database", Type::Name),
+            ("temporary", Type::Bool),
+            ("active", Type::Bool),
+            ("active_pid", Type::Int4),
+            ("xmin", Type::Xid),
+            ("catalog_xmin", Type::Xid),
+            ("restart_lsn", Type::PgLsn),
+            ("confirmed_flush_lsn", Type::PgLsn),
+            ("wal_status", Type::Text),
+            ("safe_wal_size", Type::Int8),
+            ("two_phase", Type::Bool),
+        ],
+    },
+    ViewRow {
         name: "pg_stat_archiver",
         view: View::StatArchiver,
         columns: &[
@@ -357,6 +419,47 @@ pub const VIEWS: &[ViewRow] = &[
             ("error", Type::Text),
         ],
     },
+    ViewRow {
+        name: "pg_hba_file_rules",
+        view: View::HbaFileRules,
+        columns: &[
+            ("line_number", Type::Int4),
+            ("type", Type::Text),
+            // This and the next, and the options: PostgreSQL's are arrays; these are their text.
+            ("database", Type::Text),
+            ("user_name", Type::Text),
+            ("address", Type::Text),
+            ("netmask", Type::Text),
+            ("auth_method", Type::Text),
+            ("options", Type::Text),
+            ("error", Type::Text),
+        ],
+    },
+];
+
+/// A function that returns a record.
+#[derive(Debug)]
+pub struct RecordRow {
+    /// Which it is
+    pub function: Function,
+    /// Its columns, where it stands in FROM
+    pub columns: &'static [(&'static str, Type)],
+}
+
+/// The functions that return a record.
+pub const RECORDS: &[RecordRow] = &[
+    RecordRow {
+        function: Function::CreatePhysicalReplicationSlot,
+        columns: &[("slot_name", Type::Name), ("lsn", Type::PgLsn)],
+    },
+    RecordRow {
+        function: Function::CopyPhysicalReplicationSlot,
+        columns: &[("slot_name", Type::Name), ("lsn", Type::PgLsn)],
+    },
+    RecordRow {
+        function: Function::ReplicationSlotAdvance,
+        columns: &[("slot_name", Type::Name), ("end_lsn", Type::PgLsn)],
+    },
 ];
 
 impl View {
@@ -386,11 +489,13 @@ mod tests {
                 ("pg_stat_activity", 22),
                 ("pg_stat_replication", 20),
                 ("pg_stat_wal_receiver", 15),
+                ("pg_replication_slots", 15),
                 ("pg_stat_archiver", 7),
                 ("pg_settings", 17),
                 ("pg_stat_latch", 8),
                 ("pg_listening_channels", 1),
-                ("pg_file_settings", 7)
+                ("pg_file_settings", 7),
+                ("pg_hba_file_rules", 9)
             ]
         );
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rusqlite::ffi;
 
 use crate::error::SqlError;
-use crate::error_map::own_error;
+use crate::error_map::{checkpoint_error, own_error};
 use crate::ffi::hooks::Watch;
 use crate::ffi::{Access, Db, RawError};
 
@@ -58,7 +58,7 @@ pub(crate) fn checkpoint(db: &Db, mode: std::ffi::c_int) -> Result<CheckpointRes
     let (code, log, done) = db.checkpoint(mode);
     let busy = code & 0xff == ffi::SQLITE_BUSY;
     if code != ffi::SQLITE_OK && !busy {
-        return Err(own_error(&db.last_error(code)));
+        return Err(checkpoint_error(&db.last_error(code)));
     }
     let frames = |count| u32::try_from(count).unwrap_or(0);
     Ok(CheckpointResult {

@@ -9,6 +9,7 @@ use rusqlite::ffi;
 
 use crate::error::{SqlError, SqlState};
 use crate::ffi::{Db, RawError};
+use crate::file_error::{Written, file_error};
 
 /// When a statement failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,16 @@ pub(crate) fn client_error(db: &Db, raw: &RawError, phase: Phase) -> SqlError {
     error
 }
 
+/// A failure of a checkpoint.
+pub(crate) fn checkpoint_error(raw: &RawError) -> SqlError {
+    match raw.primary_code() {
+        ffi::SQLITE_FULL | ffi::SQLITE_IOERR if raw.code != ffi::SQLITE_IOERR_NOMEM => {
+            file_error(raw, Written::Tables)
+        }
+        _ => own_error(raw),
+    }
+}
+
 /// A failure that no client's statement is to blame for.
 pub(crate) fn own_error(raw: &RawError) -> SqlError {
     of_sqlite(raw, Phase::Run)
@@ -56,18 +67,13 @@ fn of_sqlite(raw: &RawError, phase: Phase) -> SqlError {
     let message = raw.message.as_str();
     match raw.primary_code() {
         ffi::SQLITE_CONSTRAINT => constraint(raw.code, message),
-        ffi::SQLITE_NOMEM => SqlError::new(SqlState::OUT_OF_MEMORY, "out of memory")
-            .with_detail("The statement reached the memory limit of its process."),
-        ffi::SQLITE_FULL => {
-            SqlError::new(SqlState::DISK_FULL, "could not extend the tables: No space left on device")
-        }
+        _ if raw.code == ffi::SQLITE_IOERR_NOMEM => out_of_memory(),
+        ffi::SQLITE_NOMEM => out_of_memory(),
         ffi::SQLITE_TOOBIG => SqlError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, message),
         ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB => {
             SqlError::new(SqlState::DATA_CORRUPTED, format!("tables are corrupted: {message}"))
         }
-        ffi::SQLITE_IOERR | ffi::SQLITE_CANTOPEN => {
-            SqlError::new(SqlState::IO_ERROR, format!("could not read or write the tables: {message}"))
-        }
+        ffi::SQLITE_FULL | ffi::SQLITE_IOERR | ffi::SQLITE_CANTOPEN => file_error(raw, Written::Log),
         ffi::SQLITE_READONLY => {
             SqlError::new(SqlState::READ_ONLY_SQL_TRANSACTION, "tables are read-only here")
         }
@@ -80,6 +86,11 @@ fn of_sqlite(raw: &RawError, phase: Phase) -> SqlError {
         ffi::SQLITE_ERROR | ffi::SQLITE_SCHEMA => statement(message, phase),
         _ => SqlError::new(SqlState::INTERNAL_ERROR, message),
     }
+}
+
+fn out_of_memory() -> SqlError {
+    SqlError::new(SqlState::OUT_OF_MEMORY, "out of memory")
+        .with_detail("The statement reached the memory limit of its process.")
 }
 
 fn constraint(code: c_int, message: &str) -> SqlError {
@@ -306,7 +317,7 @@ mod tests {
             (
                 ffi::SQLITE_FULL,
                 "database or disk is full",
-                "could not extend the tables: No space left on device (53100)",
+                "could not extend file \"state/state.db-wal\": No space left on device (53100) HINT: Check free disk space.",
             ),
             (ffi::SQLITE_TOOBIG, "string or blob too big", "string or blob too big (54000)"),
             (
@@ -315,7 +326,7 @@ mod tests {
                 "tables are corrupted: database disk image is malformed (XX001)",
             ),
         ] {
-            let raw = RawError { code, message: message.into(), offset: None };
+            let raw = RawError::new(code, message);
             assert_eq!(of_sqlite(&raw, Phase::Prepare).to_string(), expected, "{message}");
         }
     }

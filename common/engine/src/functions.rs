@@ -4,10 +4,11 @@ use std::rc::Rc;
 
 use wal::lsn::Lsn;
 
-use crate::catalog::{Effect, FUNCTIONS, Function, FunctionRow, SystemInfo, SystemValue, VIEWS};
+use crate::catalog::{Effect, FUNCTIONS, Function, FunctionRow, RECORDS, SystemInfo, SystemValue, VIEWS};
 use crate::change::Value;
 use crate::error::{SqlError, SqlState};
 use crate::ffi::function::{Body, Use};
+use crate::ffi::vtab::{Rows, Shape};
 use crate::ffi::{Db, RawError};
 use crate::types::Type;
 
@@ -25,9 +26,40 @@ pub(crate) fn register(db: &Db, system: &Rc<dyn SystemInfo>) -> Result<(), RawEr
         let columns: Vec<String> =
             row.columns.iter().map(|(name, ty)| format!("\"{name}\" {}", ty.name())).collect();
         let (system, view) = (Rc::clone(system), row.view);
-        db.create_view(row.name, &columns.join(", "), Box::new(move || system.rows(view)))?;
+        let shape = Shape { columns: &columns.join(", "), count: columns.len(), arguments: 0 };
+        db.create_view(row.name, shape, Box::new(move |_| system.rows(view)))?;
+    }
+    for row in RECORDS {
+        let columns: Vec<String> =
+            row.columns.iter().map(|(name, ty)| format!("\"{name}\" {}", ty.name())).collect();
+        let function = row.function.row();
+        let shape = Shape {
+            columns: &columns.join(", "),
+            count: columns.len(),
+            arguments: usize::from(function.arguments.1),
+        };
+        db.create_view(function.name, shape, one_row(function, system))?;
     }
     Ok(())
+}
+
+/// A function that returns a record, in FROM: one row of its columns.
+fn one_row(row: &'static FunctionRow, system: &Rc<dyn SystemInfo>) -> Rows {
+    let system = Rc::clone(system);
+    Box::new(move |arguments| {
+        if arguments.len() < usize::from(row.arguments.0) {
+            let message =
+                format!("function {}() does not exist with {} arguments", row.name, arguments.len());
+            return Err(SqlError::new(SqlState::UNDEFINED_FUNCTION, message));
+        }
+        if arguments.contains(&Value::Null) {
+            return Ok(Vec::new());
+        }
+        match system.call(row.function, &arguments.iter().map(own).collect::<Vec<_>>())? {
+            SystemValue::Record(values) => Ok(vec![values]),
+            value => Ok(vec![vec![value]]),
+        }
+    })
 }
 
 fn body(row: &'static FunctionRow, system: &Rc<dyn SystemInfo>) -> Body {

@@ -22,6 +22,20 @@ impl Kept {
         self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
     }
 
+    /// Takes the records behind the first `count` away.
+    pub(crate) fn split_off(&mut self, count: usize) -> Kept {
+        let at = count.checked_sub(1).map_or(0, |last| self.ends[last]);
+        let ends = self.ends.split_off(count);
+        Kept { bytes: self.bytes.split_off(at), ends: ends.into_iter().map(|end| end - at).collect() }
+    }
+
+    /// Puts what [`Kept::split_off`] took back to the end.
+    pub(crate) fn append(&mut self, later: &Kept) {
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(&later.bytes);
+        self.ends.extend(later.ends.iter().map(|end| at + end));
+    }
+
     pub(crate) fn clear(&mut self) {
         self.ends.clear();
         self.bytes.clear();

@@ -13,7 +13,9 @@
 
 #![deny(unsafe_code)]
 
+pub mod applied;
 mod authorizer;
+pub mod backup;
 mod capture;
 pub mod catalog;
 pub mod change;
@@ -23,11 +25,13 @@ pub mod control;
 pub mod error;
 mod error_map;
 mod ffi;
+mod file_error;
 mod functions;
 mod kept;
 mod put;
 pub mod reader;
 mod render;
+pub mod roles;
 pub mod rows;
 mod run;
 mod schema;

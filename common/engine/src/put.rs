@@ -13,6 +13,7 @@ use crate::change::{Item, Items, Value};
 use crate::error_map::own_error;
 use crate::ffi::statement::Statement;
 use crate::ffi::{Db, RawError};
+use crate::roles::ROLES_TABLE;
 use crate::schema::{RowKey, ShapeError, Shapes, TableShape, quoted};
 use crate::writer::PutError;
 
@@ -21,6 +22,8 @@ use crate::writer::PutError;
 pub(crate) struct Putter {
     shapes: Option<Rc<Shapes>>,
     tables: HashMap<String, Rc<RefCell<PutTable>>>,
+    /// A row of the table of roles was among what was put.
+    roles_put: bool,
 }
 
 #[derive(Debug)]
@@ -39,6 +42,11 @@ impl Putter {
         Putter::default()
     }
 
+    /// Whether roles were put since this was asked last.
+    pub(crate) fn take_roles_put(&mut self) -> bool {
+        std::mem::take(&mut self.roles_put)
+    }
+
     /// The schema changed behind its back.
     pub(crate) fn forget(&mut self) {
         self.shapes = None;
@@ -55,6 +63,7 @@ impl Putter {
         {
             match item {
                 Item::Table(name) => {
+                    self.roles_put |= name == ROLES_TABLE;
                     let table = self.table(db, name)?;
                     numbered.push(Rc::clone(&table));
                     current = Some(table);

@@ -18,6 +18,7 @@ use crate::error_map::own_error;
 use crate::ffi::hooks::Watch;
 use crate::ffi::{Access, Db, RawError, limit_memory};
 use crate::functions;
+use crate::roles::{self, Rights, Role};
 use crate::rows::{Column, CommandTag, RowSink};
 use crate::run;
 use crate::sql::{self, Kind};
@@ -75,6 +76,19 @@ impl Reader {
     pub fn limit_memory(&self, memory_max: usize) -> Result<(), SqlError> {
         limit_memory(memory_max);
         self.db.limit_cache(memory_max).map_err(|raw| own_error(&raw))
+    }
+
+    /// From now on statements are those of a client that may do this; a new connection's may do nothing.
+    pub fn set_rights(&self, rights: Rights) {
+        self.db.watch().authorizer.set_rights(rights);
+    }
+
+    /// The role of that name, as it is now.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn role(&self, name: &str) -> Result<Option<Role>, SqlError> {
+        roles::find(&self.db, name).map_err(|raw| own_error(&raw))
     }
 
     /// The columns that a statement would return, without running it. An expression's type is not known before its

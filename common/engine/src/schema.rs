@@ -6,12 +6,25 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use wal::lsn::Lsn;
+
 use crate::change::Value;
 use crate::error::{SqlError, SqlState};
 use crate::ffi::{Db, RawError};
+use crate::roles::{MEMBERS_VIEW, ROLES_TABLE, ROLES_VIEW};
 
 /// Holds the applied LSN; created with the file, refused to clients.
 pub(crate) const APPLIED_TABLE: &str = "walship_applied";
+
+/// The LSN that the rows of `db` were applied up to, as the present transaction sees them.
+pub(crate) fn applied_lsn(db: &Db) -> Result<Lsn, RawError> {
+    let mut statement = db.prepare_own(&format!("SELECT lsn FROM {APPLIED_TABLE}"))?;
+    statement.step()?;
+    Ok(match statement.column(0) {
+        Value::Integer(lsn) => Lsn(lsn.cast_unsigned()),
+        _ => Lsn::INVALID,
+    })
+}
 
 /// Beginnings of names that clients can't give: what the server may add to itself later.
 const RESERVED_PREFIXES: &[&str] = &["walship_", "pg_"];
@@ -173,7 +186,8 @@ fn check_names(db: &Db) -> Result<(), ShapeError> {
     while statement.step()? {
         let name = text(statement.column(0)).to_ascii_lowercase();
         let reserved = RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-        if reserved && name != APPLIED_TABLE {
+        let ours = [APPLIED_TABLE, ROLES_TABLE, ROLES_VIEW, MEMBERS_VIEW];
+        if reserved && !ours.contains(&name.as_str()) {
             return Err(ShapeError::Refused(
                 SqlError::new(SqlState::RESERVED_NAME, format!("unacceptable relation name \"{name}\""))
                     .with_detail("The prefixes \"pg_\" and \"walship_\" are reserved for system relations."),

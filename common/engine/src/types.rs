@@ -41,6 +41,8 @@ pub enum Type {
     Interval,
     /// numeric
     Numeric,
+    /// record, what a function returns that has several results
+    Record,
     /// void, what pg_sleep() returns
     Void,
     /// uuid
@@ -72,6 +74,7 @@ const TYPES: &[(Type, u32, i16, &[&str])] = &[
     (Type::Timestamptz, 1184, 8, &["timestamptz", "timestamp with time zone"]),
     (Type::Interval, 1186, 16, &["interval"]),
     (Type::Numeric, 1700, -1, &["numeric", "decimal"]),
+    (Type::Record, 2249, -1, &["record"]),
     (Type::Void, 2278, 4, &["void"]),
     (Type::Uuid, 2950, 16, &["uuid"]),
     (Type::PgLsn, 3220, 8, &["pg_lsn"]),

@@ -28,12 +28,14 @@
 mod execute;
 
 use std::collections::BTreeMap;
+use std::ffi::c_int;
 use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bincode::{Decode, Encode};
+use failpoint::Site;
 use rusqlite::ffi;
 use wal::lsn::Lsn;
 
@@ -48,7 +50,8 @@ use crate::ffi::{Access, Db, RawError, limit_memory};
 use crate::functions;
 use crate::kept::Kept;
 use crate::put::Putter;
-use crate::schema::{APPLIED_TABLE, Shapes};
+use crate::roles::{self, Asker};
+use crate::schema::{self, APPLIED_TABLE, Shapes};
 
 /// How the writer's connection is to be.
 #[derive(Clone)]
@@ -81,6 +84,8 @@ impl fmt::Debug for WriterOptions {
 pub struct WriteRequest {
     /// `sql::Statement::sql` of each statement, in order; reads among them return their rows too.
     pub statements: Vec<String>,
+    /// Whose it is.
+    pub asker: Asker,
 }
 
 /// A request that was executed; its savepoint stays open until the next request, `commit` or `rollback_last`.
@@ -151,6 +156,8 @@ pub struct Writer {
     savepoint: Savepoint,
     /// The request under way or executed last has changed the schema.
     schema_changed: bool,
+    /// Roles may be others since somebody asked.
+    roles_changed: bool,
     work: Work,
     applied: Lsn,
     record_size_max: usize,
@@ -216,7 +223,10 @@ impl Writer {
             "CREATE TABLE IF NOT EXISTS {APPLIED_TABLE} (id INTEGER PRIMARY KEY CHECK (id = 1), lsn INTEGER NOT NULL)"
         ))?;
         db.execute(&format!("INSERT OR IGNORE INTO {APPLIED_TABLE} VALUES (1, 0)"))?;
-        let applied = integer(&db, &format!("SELECT lsn FROM {APPLIED_TABLE}"))?;
+        for statement in roles::SCHEMA {
+            db.execute(statement)?;
+        }
+        let applied = schema::applied_lsn(&db)?;
         let page_size = integer(&db, "PRAGMA page_size")?;
         set_work(&db, Work::Put, options.value_size_max)?;
         Ok(Writer {
@@ -227,8 +237,9 @@ impl Writer {
             kept: Kept::default(),
             savepoint: Savepoint::Gone,
             schema_changed: false,
+            roles_changed: false,
             work: Work::Put,
-            applied: Lsn(applied.cast_unsigned()),
+            applied,
             record_size_max: options.record_size_max,
             value_size_max: options.value_size_max,
             busy_timeout: options.busy_timeout,
@@ -246,6 +257,20 @@ impl Writer {
     /// them by committing (or by not going on while it can't commit).
     pub fn uncommitted_bytes(&self) -> usize {
         self.kept.bytes()
+    }
+
+    /// Whether roles have been executed or put, or were rolled back, since this was asked last.
+    pub fn take_roles_changed(&mut self) -> bool {
+        std::mem::take(&mut self.roles_changed)
+    }
+
+    /// Whether there is any role.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn has_roles(&self) -> Result<bool, SqlError> {
+        let count = integer(&self.db, "SELECT count(*) FROM walship_roles").map_err(|raw| own_error(&raw))?;
+        Ok(count > 0)
     }
 
     /// Whether the transaction is open; if not (a full disk kept it from being restored), `begin` tries again.
@@ -291,10 +316,11 @@ impl Writer {
             .release_last()
             .and_then(|()| self.set_work(Work::Put))
             .map_err(|raw| PutError::Failed(own_error(&raw)))
-            .and_then(|()| self.putter.put(&self.db, record.items()));
+            .and_then(|()| failpoint::step(Site::TablesPut, || self.putter.put(&self.db, record.items())));
         match put {
             Ok(()) => {
                 self.shapes = None;
+                self.roles_changed |= self.putter.take_roles_put();
                 self.kept.push(record.encoded_changes());
                 Ok(())
             }
@@ -350,7 +376,7 @@ impl Writer {
         let commit = self
             .release_last()
             .and_then(|()| self.own.set_applied.run(&[Value::Integer(applied.0.cast_signed())]))
-            .and_then(|()| self.own.commit.run(&[]));
+            .and_then(|()| failpoint::step(Site::TablesCommit, || self.own.commit.run(&[])));
         if let Err(raw) = commit {
             self.rollback();
             return Err(own_error(&raw));
@@ -358,6 +384,29 @@ impl Writer {
         self.kept.clear();
         self.applied = applied;
         Ok(())
+    }
+
+    /// Commits only the first `count` of the records since the last commit, with this applied LSN, and puts the others again
+    /// into a new transaction. For when the horizon stays between them while somebody has to see the first ones.
+    ///
+    /// On an error nothing is committed, or only the first ones are; the transaction may be lost, and `begin` puts again
+    /// what is not committed.
+    ///
+    /// # Errors
+    /// [`PutError::Failed`]: SQLite could not (a full disk). Others end the node.
+    pub fn commit_first(&mut self, count: usize, applied: Lsn) -> Result<(), PutError> {
+        let later = self.kept.split_off(count);
+        self.rollback();
+        let committed = self.begin().and_then(|()| self.commit(applied).map_err(PutError::Failed));
+        // After a commit nothing is kept, so the later ones are all.
+        self.kept.append(&later);
+        match committed {
+            Ok(()) => self.begin(),
+            Err(error) => {
+                self.rollback();
+                Err(error)
+            }
+        }
     }
 
     /// Rolls back and forgets all since the last commit: the caller reads the log again from `applied_lsn`.
@@ -401,9 +450,26 @@ impl Writer {
     /// Between two transactions: moves all of the tables' own log into the file so that it is written from its start
     /// again. Doesn't wait for readers: `busy` says that one was in the way.
     pub fn checkpoint_restart(&mut self) -> Result<CheckpointResult, SqlError> {
+        self.checkpoint(ffi::SQLITE_CHECKPOINT_RESTART)
+    }
+
+    /// As [`Writer::checkpoint_restart`], and gives the room that the log had back to the disk.
+    pub fn checkpoint_truncate(&mut self) -> Result<CheckpointResult, SqlError> {
+        self.checkpoint(ffi::SQLITE_CHECKPOINT_TRUNCATE)
+    }
+
+    /// From now on the file of the tables' own log is cut to so many bytes when it starts over: what one huge transaction
+    /// made of it does not keep its room for ever.
+    pub fn limit_log_file(&self, bytes: u64) -> Result<(), SqlError> {
+        self.db
+            .execute(&format!("PRAGMA journal_size_limit = {}", bytes.min(i64::MAX.cast_unsigned())))
+            .map_err(|raw| own_error(&raw))
+    }
+
+    fn checkpoint(&mut self, mode: c_int) -> Result<CheckpointResult, SqlError> {
         assert!(!self.transaction_open(), "checkpoint between two transactions");
         self.db.busy_timeout(Duration::ZERO);
-        let result = checkpoint(&self.db, ffi::SQLITE_CHECKPOINT_RESTART);
+        let result = failpoint::step(Site::TablesRestart, || checkpoint(&self.db, mode));
         self.db.busy_timeout(self.busy_timeout);
         if result.as_ref().is_ok_and(|result| !result.busy) {
             self.db.watch().set_wal_frames(0);
@@ -411,7 +477,8 @@ impl Writer {
         result
     }
 
-    /// Bytes of the tables' own log that are in use as of the last commit. (The file stays as large as it ever was.)
+    /// Bytes of the tables' own log that are in use as of the last commit. (The file may be larger: see
+    /// [`Writer::limit_log_file`].)
     pub fn wal_size(&self) -> u64 {
         u64::from(self.db.watch().wal_frames()) * (self.page_size + WAL_FRAME_HEADER_SIZE)
     }

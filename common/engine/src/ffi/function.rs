@@ -97,15 +97,8 @@ unsafe extern "C" fn call(
     let data = unsafe { ffi::sqlite3_user_data(context) };
     // SAFETY: the box lives until `drop_registered`.
     let registered = unsafe { &*data.cast::<Registered>() };
-    let count = usize::try_from(count).unwrap_or(0);
-    let raw = if count == 0 {
-        &[]
-    } else {
-        // SAFETY: SQLite passes `count` values.
-        unsafe { slice::from_raw_parts(arguments, count) }
-    };
-    // SAFETY: the values stay during the call, and nothing converts them.
-    let values: Vec<Value<'_>> = raw.iter().map(|&value| unsafe { statement::value_of(value) }).collect();
+    // SAFETY: SQLite passes `count` values, which stay during the call.
+    let values = unsafe { values_of(count, arguments) };
     match (registered.body)(&values) {
         // SAFETY: the context is the one of this call.
         Ok(result) => unsafe { set_result(context, &result, Some(registered.returns)) },
@@ -115,6 +108,29 @@ unsafe extern "C" fn call(
             // SAFETY: the watch lives as long as the connection, whose function this is.
             unsafe { &*registered.watch }.set_function_error(error);
         }
+    }
+}
+
+/// The arguments of a call.
+///
+/// # Safety
+/// - `arguments` points to `count` values, which live for `'a` and which nothing converts.
+pub(super) unsafe fn values_of<'a>(count: c_int, arguments: *mut *mut ffi::sqlite3_value) -> Vec<Value<'a>> {
+    // SAFETY: the caller's duty.
+    let raw = unsafe { slice_of(count, arguments) };
+    // SAFETY: the caller's duty.
+    raw.iter().map(|&value| unsafe { statement::value_of(value) }).collect()
+}
+
+/// What SQLite passes as a pointer and a count, which may be null and 0.
+///
+/// # Safety
+/// - `first` points to `count` values that live for `'a`.
+pub(super) unsafe fn slice_of<'a, T>(count: c_int, first: *const T) -> &'a [T] {
+    match usize::try_from(count) {
+        // SAFETY: the caller's duty.
+        Ok(count) if count > 0 => unsafe { slice::from_raw_parts(first, count) },
+        _ => &[],
     }
 }
 
@@ -155,6 +171,11 @@ pub(super) unsafe fn set_result(context: *mut ffi::sqlite3_context, value: &Syst
                 ffi::SQLITE_UTF8 as u8,
             )
         },
+        SystemValue::Record(values) => {
+            let text = SystemValue::Text(crate::catalog::record_text(values));
+            // SAFETY: as above.
+            unsafe { set_result(context, &text, None) };
+        }
         // SAFETY: as above; the bytes are copied.
         SystemValue::Bytes(bytes) => unsafe {
             ffi::sqlite3_result_blob64(

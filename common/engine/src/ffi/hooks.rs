@@ -172,7 +172,7 @@ unsafe extern "C" fn authorize(
     first: *const c_char,
     second: *const c_char,
     database: *const c_char,
-    _inner: *const c_char,
+    inside: *const c_char,
 ) -> c_int {
     // SAFETY: the caller's duty.
     let watch = unsafe { &*data.cast::<Watch>() };
@@ -182,7 +182,9 @@ unsafe extern "C" fn authorize(
     let second = unsafe { text(second) };
     // SAFETY: the caller's duty.
     let database = unsafe { text(database) };
-    let allowed = watch.authorizer.allows(&Action { code, first, second, database });
+    // SAFETY: the caller's duty.
+    let inside = unsafe { text(inside) };
+    let allowed = watch.authorizer.allows(&Action { code, first, second, database, inside });
     if allowed { ffi::SQLITE_OK } else { ffi::SQLITE_DENY }
 }
 

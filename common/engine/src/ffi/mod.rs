@@ -9,6 +9,7 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod backup;
 pub(crate) mod function;
 pub(crate) mod hooks;
 pub(crate) mod statement;
@@ -37,9 +38,16 @@ pub(crate) struct RawError {
     pub(crate) message: String,
     /// Byte of the SQL text
     pub(crate) offset: Option<usize>,
+    /// What the system said, when SQLite could not open, read or write a file; 0: nothing.
+    pub(crate) errno: c_int,
 }
 
 impl RawError {
+    /// A failure that nobody but SQLite had a hand in.
+    pub(crate) fn new(code: c_int, message: &str) -> RawError {
+        RawError { code, message: message.into(), offset: None, errno: 0 }
+    }
+
     /// The result code without its extension.
     pub(crate) fn primary_code(&self) -> c_int {
         self.code & 0xff
@@ -77,11 +85,8 @@ impl Drop for Connection {
 impl Db {
     /// Opens a file and hangs the watch into SQLite's hooks.
     pub(crate) fn open(path: &Path, access: Access, watch: Watch) -> Result<Db, RawError> {
-        let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| RawError {
-            code: ffi::SQLITE_CANTOPEN,
-            message: "path contains a zero byte".into(),
-            offset: None,
-        })?;
+        let name = CString::new(path.as_os_str().as_bytes())
+            .map_err(|_| RawError::new(ffi::SQLITE_CANTOPEN, "path contains a zero byte"))?;
         let flags = match access {
             Access::ReadOnly => ffi::SQLITE_OPEN_READONLY,
             Access::ReadWrite => ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE,
@@ -91,7 +96,7 @@ impl Db {
         // SAFETY: `name` is a C string that outlives the call, `raw` takes the pointer.
         let code = unsafe { ffi::sqlite3_open_v2(name.as_ptr(), &raw mut raw, flags, ptr::null()) };
         let Some(raw) = NonNull::new(raw) else {
-            return Err(RawError { code: ffi::SQLITE_NOMEM, message: "out of memory".into(), offset: None });
+            return Err(RawError::new(ffi::SQLITE_NOMEM, "out of memory"));
         };
         let db = Db { connection: Rc::new(Connection { raw, watch }) };
         db.check(code)?;
@@ -122,7 +127,12 @@ impl Db {
         // SAFETY: the connection is open.
         let offset = unsafe { ffi::sqlite3_error_offset(self.raw()) };
         let code = if extended & 0xff == code & 0xff { extended } else { code };
-        RawError { code, message, offset: usize::try_from(offset).ok() }
+        let errno = match code & 0xff {
+            // SAFETY: the connection is open.
+            ffi::SQLITE_IOERR | ffi::SQLITE_CANTOPEN => unsafe { ffi::sqlite3_system_errno(self.raw()) },
+            _ => 0,
+        };
+        RawError { code, message, offset: usize::try_from(offset).ok(), errno }
     }
 
     /// Prepares the first statement of a text; also returns how many bytes of it that took. `None` when there is none.
@@ -131,8 +141,7 @@ impl Db {
         sql: &str,
         persistent: bool,
     ) -> Result<(Option<Statement>, usize), RawError> {
-        let too_big =
-            || RawError { code: ffi::SQLITE_TOOBIG, message: "statement is too long".into(), offset: None };
+        let too_big = || RawError::new(ffi::SQLITE_TOOBIG, "statement is too long");
         let length = c_int::try_from(sql.len()).map_err(|_| too_big())?;
         let flags = if persistent { ffi::SQLITE_PREPARE_PERSISTENT } else { 0 };
         let start: *const c_char = sql.as_ptr().cast();

@@ -1,4 +1,6 @@
-//! Views of ours: eponymous virtual tables whose rows are made when a statement begins to read them.
+//! Views of ours, and functions of ours that return rows: eponymous virtual tables whose rows are made when a statement
+//! begins to read them. A function's arguments are hidden columns behind the others, as SQLite has it: `FROM f(a, b)` is
+//! `FROM f WHERE hidden1 = a AND hidden2 = b`.
 //!
 //! There is nothing to push down: a view has as many rows as the node has processes or settings. A cursor holds the
 //! rows it was filled with, so one statement sees one state.
@@ -8,19 +10,34 @@ use std::fmt;
 
 use rusqlite::ffi;
 
-use super::function::set_result;
+use super::function::{set_result, slice_of, values_of};
 use super::hooks::Watch;
 use super::{Db, RawError};
 use crate::catalog::SystemValue;
+use crate::change::Value;
 use crate::error::SqlError;
 
-/// Makes a view's rows.
-pub(crate) type Rows = Box<dyn Fn() -> Result<Vec<Vec<SystemValue>>, SqlError>>;
+/// Makes a view's rows, or those that a function returns for its arguments.
+pub(crate) type Rows = Box<dyn Fn(&[Value<'_>]) -> Result<Vec<Vec<SystemValue>>, SqlError>>;
+
+/// The columns of a virtual table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape<'a> {
+    /// What stands in the parentheses of its declaration.
+    pub(crate) columns: &'a str,
+    /// How many they are.
+    pub(crate) count: usize,
+    /// Most arguments that it takes; a view takes none.
+    pub(crate) arguments: usize,
+}
 
 /// What SQLite keeps for the module.
 struct Module {
     /// `CREATE TABLE x(…)`
     declaration: CString,
+    /// Columns before the hidden ones.
+    columns: usize,
+    is_function: bool,
     rows: Rows,
     watch: *const Watch,
 }
@@ -76,12 +93,20 @@ static METHODS: ffi::sqlite3_module = ffi::sqlite3_module {
 };
 
 impl Db {
-    /// Registers a view; `columns` is what stands in the parentheses of its declaration.
-    pub(crate) fn create_view(&self, name: &str, columns: &str, rows: Rows) -> Result<(), RawError> {
-        let declaration =
-            CString::new(format!("CREATE TABLE x({columns})")).expect("columns have no zero byte");
+    /// Registers a view or a function that returns rows.
+    pub(crate) fn create_view(&self, name: &str, shape: Shape<'_>, rows: Rows) -> Result<(), RawError> {
+        let hidden: String =
+            (1..=shape.arguments).map(|number| format!(", argument{number} HIDDEN")).collect();
+        let declaration = CString::new(format!("CREATE TABLE x({}{hidden})", shape.columns))
+            .expect("columns have no zero byte");
         let name = CString::new(name).expect("names of views have no zero byte");
-        let module = Box::new(Module { declaration, rows, watch: self.watch() });
+        let module = Box::new(Module {
+            declaration,
+            columns: shape.count,
+            is_function: shape.arguments > 0,
+            rows,
+            watch: self.watch(),
+        });
         // SAFETY: the methods are static; SQLite owns the box from here on and calls `drop_module` once, also when
         // registering fails.
         let code = unsafe {
@@ -122,9 +147,15 @@ unsafe extern "C" fn connect(
     if code != ffi::SQLITE_OK {
         return code;
     }
-    // Views and triggers may look at it: it changes nothing and tells nothing that their user could not ask.
+    // SAFETY: the module lives as long as its tables.
+    let option = match unsafe { (*module).is_function } {
+        // It acts: only a client's own statement may call it.
+        true => ffi::SQLITE_VTAB_DIRECTONLY,
+        // Views and triggers may look at it: it changes nothing and tells nothing that their user could not ask.
+        false => ffi::SQLITE_VTAB_INNOCUOUS,
+    };
     // SAFETY: called inside xConnect; this option takes no argument.
-    unsafe { ffi::sqlite3_vtab_config(db, ffi::SQLITE_VTAB_INNOCUOUS) };
+    unsafe { ffi::sqlite3_vtab_config(db, option) };
     let made = Box::new(Table { base: ffi::sqlite3_vtab::default(), module });
     // SAFETY: the out-pointer is SQLite's; the box is taken back by `disconnect`.
     unsafe { *table = Box::into_raw(made).cast() };
@@ -141,9 +172,33 @@ unsafe extern "C" fn disconnect(table: *mut ffi::sqlite3_vtab) -> c_int {
 
 /// # Safety
 /// - As SQLite documents for xBestIndex.
-unsafe extern "C" fn best_index(_table: *mut ffi::sqlite3_vtab, info: *mut ffi::sqlite3_index_info) -> c_int {
-    // SAFETY: SQLite passes a structure that is ours to fill; every constraint stays with SQLite.
-    unsafe { (*info).estimatedCost = 1000.0 };
+unsafe extern "C" fn best_index(table: *mut ffi::sqlite3_vtab, info: *mut ffi::sqlite3_index_info) -> c_int {
+    // SAFETY: SQLite passes a structure that is ours to fill; every constraint but arguments stays with SQLite.
+    let info = unsafe { &mut *info };
+    info.estimatedCost = 1000.0;
+    // SAFETY: the caller's duty.
+    let module = unsafe { (*table.cast::<Table>()).module };
+    // SAFETY: the module lives as long as its tables.
+    let columns = unsafe { (*module).columns };
+    // SAFETY: there are so many constraints.
+    let constraints = unsafe { slice_of(info.nConstraint, info.aConstraint) };
+    for (index, constraint) in constraints.iter().enumerate() {
+        let argument =
+            usize::try_from(constraint.iColumn).ok().and_then(|column| column.checked_sub(columns));
+        let Some(argument) = argument.filter(|_| constraint.op == ffi::SQLITE_INDEX_CONSTRAINT_EQ as u8)
+        else {
+            continue;
+        };
+        if constraint.usable == 0 {
+            return ffi::SQLITE_CONSTRAINT;
+        }
+        // SAFETY: there is a usage for each constraint.
+        let usage = unsafe { info.aConstraintUsage.add(index) };
+        // SAFETY: it is ours to fill.
+        let usage = unsafe { &mut *usage };
+        usage.argvIndex = c_int::try_from(argument + 1).unwrap_or(c_int::MAX);
+        usage.omit = 1;
+    }
     ffi::SQLITE_OK
 }
 
@@ -176,15 +231,17 @@ unsafe extern "C" fn filter(
     cursor: *mut ffi::sqlite3_vtab_cursor,
     _index: c_int,
     _index_text: *const c_char,
-    _count: c_int,
-    _arguments: *mut *mut ffi::sqlite3_value,
+    count: c_int,
+    arguments: *mut *mut ffi::sqlite3_value,
 ) -> c_int {
+    // SAFETY: SQLite passes `count` values, which stay during the call.
+    let values = unsafe { values_of(count, arguments) };
     // SAFETY: the caller's duty; SQLite uses a cursor in one call at a time.
     let cursor = unsafe { &mut *cursor.cast::<Cursor>() };
     // SAFETY: the module lives as long as its tables' cursors.
     let module = unsafe { &*cursor.module };
     cursor.at = 0;
-    match (module.rows)() {
+    match (module.rows)(&values) {
         Ok(rows) => {
             cursor.rows = rows;
             ffi::SQLITE_OK

@@ -2,7 +2,7 @@
 
 use super::keywords;
 use super::lexer::{Token, TokenKind};
-use super::{Discarded, Isolation, Kind, TransactionModes, notification};
+use super::{Discarded, Isolation, Kind, TransactionModes, notification, role};
 use crate::error::{SqlError, SqlState};
 use crate::rows::CommandTag;
 
@@ -51,8 +51,10 @@ pub(crate) fn classify(tokens: &[Token], source: &str) -> Result<Kind, SqlError>
         "NOTIFY" => notification::notify(&mut words),
         "UNLISTEN" => notification::unlisten(&mut words),
         "DISCARD" => discard(&mut words),
+        "CHECKPOINT" => words.end().map(|()| Kind::Checkpoint),
         "DEALLOCATE" if words.peek_is("ALL") => Ok(Kind::Discard(Discarded::Statements)),
         "PRAGMA" => pragma(&mut words),
+        "GRANT" | "REVOKE" => role::grant(&mut words, first == "GRANT"),
         "PREPARE" if words.peek_is("TRANSACTION") => Err(two_phase()),
         other => match keywords::unsupported_command(other) {
             Some((command, hint)) => Err(SqlError::unsupported(command, hint)),
@@ -74,7 +76,7 @@ impl Words<'_> {
     }
 
     /// The next token in upper case if it is a word; empty otherwise. Goes on in any case.
-    fn upper(&mut self) -> String {
+    pub(super) fn upper(&mut self) -> String {
         let word = match self.token() {
             Some(token) if token.kind == TokenKind::Word => token.text(self.source).to_ascii_uppercase(),
             _ => String::new(),
@@ -83,11 +85,11 @@ impl Words<'_> {
         word
     }
 
-    fn peek_is(&self, word: &str) -> bool {
+    pub(super) fn peek_is(&self, word: &str) -> bool {
         self.token().is_some_and(|token| token.is_word(self.source, word))
     }
 
-    fn skip(&mut self, word: &str) -> bool {
+    pub(super) fn skip(&mut self, word: &str) -> bool {
         let found = self.peek_is(word);
         self.at += usize::from(found);
         found
@@ -103,7 +105,7 @@ impl Words<'_> {
         found
     }
 
-    fn expect(&mut self, word: &str) -> Result<(), SqlError> {
+    pub(super) fn expect(&mut self, word: &str) -> Result<(), SqlError> {
         if self.skip(word) { Ok(()) } else { Err(self.unexpected()) }
     }
 
@@ -214,6 +216,7 @@ fn create(words: &mut Words<'_>) -> Result<Kind, SqlError> {
         "INDEX" => Ok(Kind::Ddl(CommandTag::Plain("CREATE INDEX"))),
         "VIEW" => Ok(Kind::Ddl(CommandTag::Plain("CREATE VIEW"))),
         "TRIGGER" => Ok(Kind::Ddl(CommandTag::Plain("CREATE TRIGGER"))),
+        "ROLE" | "USER" | "GROUP" => role::create(words, what == "USER"),
         "VIRTUAL" => Err(SqlError::unsupported("CREATE VIRTUAL TABLE", "Use an ordinary table.")),
         "" => {
             words.at -= 1;
@@ -249,6 +252,7 @@ fn drop(words: &mut Words<'_>) -> Result<Kind, SqlError> {
         "INDEX" => "DROP INDEX",
         "VIEW" => "DROP VIEW",
         "TRIGGER" => "DROP TRIGGER",
+        "ROLE" | "USER" | "GROUP" => return role::drop(words),
         "" => {
             words.at -= 1;
             return Err(words.unexpected());
@@ -267,6 +271,9 @@ fn alter(words: &mut Words<'_>) -> Result<Kind, SqlError> {
     let what = words.upper();
     if what == "TABLE" {
         return Ok(Kind::Ddl(CommandTag::Plain("ALTER TABLE")));
+    }
+    if matches!(what.as_str(), "ROLE" | "USER") {
+        return role::alter(words);
     }
     if what == "SYSTEM" {
         return Err(SqlError::unsupported("ALTER SYSTEM", "Edit walship.conf and reload."));
@@ -462,6 +469,7 @@ mod tests {
             ("DISCARD ALL", Kind::Discard(Discarded::All)),
             ("DISCARD TEMP", Kind::Discard(Discarded::Temporary)),
             ("DEALLOCATE ALL", Kind::Discard(Discarded::Statements)),
+            ("checkpoint", Kind::Checkpoint),
             ("SAVEPOINT \"A b\"", Kind::Savepoint("A b".into())),
             ("ROLLBACK TO SAVEPOINT A", Kind::RollbackTo("a".into())),
             ("RELEASE a", Kind::Release("a".into())),
@@ -517,13 +525,13 @@ mod tests {
             ("CREATE TABLE IF NOT EXISTS \"x y\".a AS SELECT 1", "0A000: CREATE TABLE AS is not supported"),
             ("CREATE TEMP TABLE a(b)", "0A000: temporary objects is not supported"),
             ("CREATE VIRTUAL TABLE a USING fts5(b)", "0A000: CREATE VIRTUAL TABLE is not supported"),
-            ("CREATE ROLE x", "0A000: CREATE ROLE is not supported"),
             ("PREPARE TRANSACTION 'a'", "0A000: two-phase commit is not supported"),
             ("EXPLAIN ANALYZE SELECT 1", "0A000: EXPLAIN ANALYZE is not supported"),
             ("SELEC 1", "42601: syntax error at or near \"SELEC\""),
             ("SET x 1", "42601: syntax error at or near \"1\""),
             ("BEGIN IMMEDIATE", "42601: syntax error at or near \"IMMEDIATE\""),
             ("COMMIT x", "42601: syntax error at or near \"x\""),
+            ("CHECKPOINT x", "42601: syntax error at or near \"x\""),
             ("SAVEPOINT", "42601: syntax error at end of input"),
         ] {
             assert_eq!(kind(query), Err(expected.to_owned()), "{query}");

@@ -54,7 +54,6 @@ pub(crate) fn is_called_bare(word: &str) -> bool {
 const UNSUPPORTED: &[(&str, &str)] = &[
     ("ATTACH", "A node has one database."),
     ("CALL", "There are no procedures."),
-    ("CHECKPOINT", "Checkpoints come by themselves; see checkpoint_timeout."),
     ("CLOSE", "There are no cursors; read the whole result."),
     ("CLUSTER", "Tables are kept in the order of their key."),
     ("COMMENT", "Comments on objects are not kept."),
@@ -65,7 +64,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("DO", "There are no procedural languages."),
     ("EXECUTE", "Statements are prepared through the protocol only."),
     ("FETCH", "There are no cursors; read the whole result."),
-    ("GRANT", "There are no privileges."),
     ("IMPORT", "There are no foreign tables."),
     ("LOAD", "There are no loadable modules."),
     ("LOCK", "Writes are executed one after the other; no lock is needed."),
@@ -75,7 +73,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("PREPARE", "Statements are prepared through the protocol only."),
     ("REASSIGN", "There are no owners."),
     ("REFRESH", "There are no materialized views."),
-    ("REVOKE", "There are no privileges."),
     ("SECURITY", "There are no security labels."),
     ("VACUUM", "Space of deleted rows is used again by itself."),
 ];

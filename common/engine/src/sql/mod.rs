@@ -10,12 +10,14 @@ mod keywords;
 mod lexer;
 mod notification;
 mod rewrite;
+pub mod role;
 mod split;
 
 use std::borrow::Cow;
 
 use crate::error::{SqlError, SqlState};
 use crate::rows::CommandTag;
+use role::RoleCommand;
 
 pub(crate) use keywords::is_readable_pragma;
 
@@ -101,6 +103,8 @@ pub enum Kind {
     Reset(Option<String>),
     /// DISCARD, DEALLOCATE ALL: nothing of it is kept by the engine
     Discard(Discarded),
+    /// CHECKPOINT
+    Checkpoint,
     /// LISTEN channel
     Listen(String),
     /// NOTIFY channel [, payload]
@@ -120,12 +124,14 @@ pub enum Kind {
     Write(CommandTag),
     /// Runs on the writer and is logged as its text
     Ddl(CommandTag),
+    /// CREATE ROLE and its kin. Runs on the writer, once the session has seen to the password in it
+    Role(RoleCommand),
 }
 
 impl Kind {
     /// Whether the startup process has to execute it.
     pub fn is_write(&self) -> bool {
-        matches!(self, Kind::Write(_) | Kind::Ddl(_))
+        matches!(self, Kind::Write(_) | Kind::Ddl(_) | Kind::Role(_))
     }
 
     /// The tag of its completion; the numbers are 0 (see [`CommandTag::with_rows`]).
@@ -140,12 +146,14 @@ impl Kind {
             Kind::Show(_) => CommandTag::Plain("SHOW"),
             Kind::Reset(_) => CommandTag::Plain("RESET"),
             Kind::Discard(what) => CommandTag::Plain(what.tag()),
+            Kind::Checkpoint => CommandTag::Plain("CHECKPOINT"),
             Kind::Listen(_) => CommandTag::Plain("LISTEN"),
             Kind::Notify { .. } => CommandTag::Plain("NOTIFY"),
             Kind::Unlisten(_) => CommandTag::Plain("UNLISTEN"),
             Kind::Explain => CommandTag::Plain("EXPLAIN"),
             Kind::Read => CommandTag::Select(0),
             Kind::Write(tag) | Kind::Ddl(tag) => *tag,
+            Kind::Role(command) => command.tag(),
         }
     }
 }
@@ -208,7 +216,10 @@ pub fn parse(query: &str) -> Result<Vec<Statement<'_>>, SqlError> {
     for tokens in split::statements(query, &tokens) {
         let kind = classify::classify(tokens, query)?;
         let (start, end) = (tokens[0].start, tokens[tokens.len() - 1].end);
-        let (sql, map) = rewrite::rewrite(query, tokens, &kind)?;
+        let (sql, map) = match &kind {
+            Kind::Role(command) => (Cow::Owned(command.to_string()), Vec::new()),
+            _ => rewrite::rewrite(query, tokens, &kind)?,
+        };
         statements.push(Statement { kind, sql, source: &query[start..end], start, map });
     }
     if statements.len() > STATEMENTS_MAX {

@@ -11,6 +11,7 @@ use crate::control::Control;
 use crate::error::{SqlError, SqlState};
 use crate::error_map::{Phase, client_error, foreign_key_violation, own_error};
 use crate::ffi::RawError;
+use crate::roles::{self, Asker};
 use crate::rows::RowSink;
 use crate::run;
 use crate::schema::{ShapeError, Shapes};
@@ -51,12 +52,13 @@ impl Writer {
         sink: &mut dyn RowSink,
     ) -> Result<Executed, SqlError> {
         self.prepare_for_request()?;
+        self.db.watch().authorizer.set_rights(request.asker.rights);
         let mut rows_affected = 0;
         for (at, statement) in request.statements.iter().enumerate() {
             if let Some(interruption) = control.check() {
                 return Err(interruption.error());
             }
-            let affected = self.execute_statement(statement, sink).map_err(|mut error| {
+            let affected = self.execute_statement(statement, &request.asker, sink).map_err(|mut error| {
                 error.statement = u32::try_from(at).unwrap_or(u32::MAX);
                 error
             })?;
@@ -95,8 +97,19 @@ impl Writer {
     }
 
     /// Runs one statement; returns the rows that it affected.
-    fn execute_statement(&mut self, sql: &str, sink: &mut dyn RowSink) -> Result<u64, SqlError> {
+    fn execute_statement(
+        &mut self,
+        sql: &str,
+        asker: &Asker,
+        sink: &mut dyn RowSink,
+    ) -> Result<u64, SqlError> {
         let (kind, sql) = sql::executable(sql)?;
+        if let Kind::Role(command) = &kind {
+            self.roles_changed = true;
+            roles::execute(&self.db, command, asker)?;
+            sink.complete(kind.tag())?;
+            return Ok(0);
+        }
         let mode = match &kind {
             Kind::Read => Mode::Read,
             Kind::Explain => Mode::Explain,

@@ -12,6 +12,7 @@ use engine::change::{self, ChangeRecord};
 use engine::control::Unstoppable;
 use engine::error::SqlState;
 use engine::reader::ReaderOptions;
+use engine::roles::{Asker, Rights};
 use engine::rows::{CollectRows, StatementRows};
 use engine::writer::{Executed, PutError, WriteRequest, WriterOptions};
 use engine::{Control, Reader, SqlError, Writer};
@@ -101,8 +102,10 @@ impl Tables {
         control: &dyn Control,
     ) -> Result<(Executed, Vec<StatementRows>), SqlError> {
         let statements = engine::sql::parse(query)?;
-        let request =
-            WriteRequest { statements: statements.iter().map(|s| s.sql.clone().into_owned()).collect() };
+        let request = WriteRequest {
+            statements: statements.iter().map(|s| s.sql.clone().into_owned()).collect(),
+            asker: Asker::superuser(),
+        };
         let mut sink = CollectRows::new(1 << 20);
         let executed = self.writer.execute(&request, control, &mut sink)?;
         Ok((executed, sink.statements))
@@ -154,7 +157,9 @@ pub(crate) fn reader(directory: &Path) -> Reader {
         memory_max: 512 << 20,
         system: Rc::new(FakeSystem),
     };
-    Reader::open(&path_in(directory), &options).unwrap()
+    let reader = Reader::open(&path_in(directory), &options).unwrap();
+    reader.set_rights(Rights::ALL);
+    reader
 }
 
 /// Columns with types and rows, or the error, as one text.
