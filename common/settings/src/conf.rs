@@ -97,7 +97,7 @@ pub fn render(pairs: &[(&str, &str)]) -> Result<String, Error> {
     Ok(text)
 }
 
-fn quoted(value: &Value, row: &crate::table::Row) -> String {
+pub(crate) fn quoted(value: &Value, row: &crate::table::Row) -> String {
     match value {
         Value::Bool(on) => on.to_string(),
         Value::Int(number) if value.show(row.kind) == number.to_string() => number.to_string(),

@@ -1,4 +1,4 @@
-//! What can be wrong with a setting: a message as PostgreSQL words it, its SQLSTATE and at times a hint.
+//! What can be wrong with a setting: a message as PostgreSQL words it, its SQLSTATE, and at times a detail or a hint.
 
 use std::fmt;
 
@@ -9,6 +9,8 @@ pub struct Error {
     pub sqlstate: &'static str,
     /// The primary message.
     pub message: String,
+    /// What in the value is wrong, when that can be told.
+    pub detail: Option<String>,
     /// What to write instead, when that can be told.
     pub hint: Option<String>,
 }
@@ -16,10 +18,7 @@ pub struct Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.message)?;
-        match &self.hint {
-            Some(hint) => write!(f, " ({hint})"),
-            None => Ok(()),
-        }
+        [&self.detail, &self.hint].into_iter().flatten().try_for_each(|more| write!(f, " ({more})"))
     }
 }
 
@@ -30,12 +29,13 @@ impl Error {
         Error {
             sqlstate: "22023",
             message: format!("invalid value for parameter \"{name}\": \"{value}\""),
+            detail: None,
             hint,
         }
     }
 
     pub(crate) fn plain(sqlstate: &'static str, message: String) -> Error {
-        Error { sqlstate, message, hint: None }
+        Error { sqlstate, message, detail: None, hint: None }
     }
 
     pub(crate) fn unknown(name: &str) -> Error {

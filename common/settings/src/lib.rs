@@ -19,11 +19,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod auto_conf;
 pub mod conf;
+pub mod copied;
+pub mod edit;
 pub mod error;
 pub mod file;
 pub mod reload;
+pub mod secret;
 pub mod session;
+pub mod sync_standbys;
 pub mod table;
 pub mod value;
 

@@ -48,7 +48,9 @@ pub enum Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Change::Set { name, value } => write!(f, "parameter \"{name}\" changed to \"{value}\""),
+            Change::Set { name, value } => {
+                write!(f, "parameter \"{name}\" changed to \"{}\"", crate::secret::shown(name, value))
+            }
             Change::Removed { name } => {
                 write!(f, "parameter \"{name}\" removed from configuration file, reset to default")
             }

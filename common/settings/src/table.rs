@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::sync_standbys::SyncStandbys;
 use crate::value::{Field, Kind, Unit, Value};
 
 /// When a setting can change, and by whom.
@@ -257,6 +258,7 @@ const CHECKPOINTS: &str = "Write-Ahead Log / Checkpoints";
 const ARCHIVING: &str = "Write-Ahead Log / Archiving";
 const ARCHIVE_RECOVERY: &str = "Write-Ahead Log / Archive Recovery";
 const SENDING: &str = "Replication / Sending Servers";
+const PRIMARY: &str = "Replication / Primary Server";
 const STANDBY: &str = "Replication / Standby Servers";
 const LOG_WHEN: &str = "Reporting and Logging / When to Log";
 const LOG_WHAT: &str = "Reporting and Logging / What to Log";
@@ -335,6 +337,8 @@ table! {
         unix_socket_directories: String = Kind::Text, text("."), Postmaster;
         /// Sets the maximum number of concurrent connections.
         max_connections: usize = count(1, 10_000), Value::Int(100), Postmaster;
+        /// Sets the number of connection slots reserved for superusers.
+        superuser_reserved_connections: usize = count(0, 10_000), Value::Int(3), Postmaster;
         /// Sets the time interval between checks for disconnection while running queries.
         client_connection_check_interval: Option<Duration> = in_unit(Unit::Milliseconds, 0, INT_MAX), Value::Int(0), User;
     }
@@ -345,6 +349,8 @@ table! {
     AUTHENTICATION {
         /// Sets the maximum allowed time to complete client authentication.
         authentication_timeout: Duration = in_unit(Unit::Seconds, 1, 600), Value::Int(60), Sighup;
+        /// Chooses the algorithm for encrypting passwords.
+        password_encryption: String = Kind::Enum(&[("scram-sha-256", "scram-sha-256")]), text("scram-sha-256"), User;
     }
     MEMORY {
         /// Sets the maximum memory a statement may use within one process.
@@ -371,8 +377,12 @@ table! {
     CHECKPOINTS {
         /// Sets the maximum time between automatic WAL checkpoints.
         checkpoint_timeout: Duration = in_unit(Unit::Seconds, 1, 86_400), Value::Int(300), Sighup;
+        /// Sets the WAL size that triggers a checkpoint.
+        max_wal_size: u64 = in_unit(Unit::Megabytes, 2, INT_MAX), Value::Int(1_024), Sighup;
         /// Sets the size of state.db-wal at which it is checkpointed and started over.
         state_wal_limit: u64 = in_unit(Unit::Megabytes, 1, 65_536), Value::Int(64), Sighup;
+        /// Sets the room kept for checkpoint, stop and start when the disk of the tables is full.
+        disk_reserve: u64 = in_unit(Unit::Megabytes, 0, 65_536), Value::Int(16), Postmaster;
     }
     ARCHIVING {
         /// Allows archiving of WAL files using archive_command.
@@ -391,12 +401,30 @@ table! {
     SENDING {
         /// Sets the maximum number of simultaneously running WAL sender processes.
         max_wal_senders: usize = count(0, 1_000), Value::Int(10), Postmaster;
+        /// Sets the maximum number of simultaneously defined replication slots.
+        max_replication_slots: usize = count(0, 10_000), Value::Int(10), Postmaster;
+        /// Sets the maximum WAL size that can be reserved by replication slots; -1 sets no limit.
+        max_slot_wal_keep_size: Option<u64> = in_unit(Unit::Megabytes, -1, INT_MAX), Value::Int(-1), Sighup;
+        /// Sets the size of WAL files held for standby servers; -1 holds all.
+        wal_keep_size: Option<u64> = in_unit(Unit::Megabytes, -1, INT_MAX), Value::Int(0), Sighup;
         /// Sets the maximum time to wait for WAL replication.
         wal_sender_timeout: Option<Duration> = in_unit(Unit::Milliseconds, 0, INT_MAX), Value::Int(60_000), User;
     }
+    PRIMARY {
+        /// Number of synchronous standbys and list of names of potential synchronous ones.
+        synchronous_standby_names: SyncStandbys = Kind::SyncStandbys, text(""), Sighup;
+        /// Sets the time after which the log names the standbys that commits wait for.
+        sync_wait_warning: Option<Duration> = in_unit(Unit::Milliseconds, 0, INT_MAX), Value::Int(10_000), Sighup;
+    }
     STANDBY {
+        /// Sets the minimum delay for applying changes during recovery.
+        recovery_min_apply_delay: Option<Duration> = in_unit(Unit::Milliseconds, 0, INT_MAX), Value::Int(0), Sighup;
         /// Sets the connection string to be used to connect to the sending server.
         primary_conninfo: String = Kind::Text, text(""), Sighup;
+        /// Sets the name of the replication slot to use on the sending server.
+        primary_slot_name: String = Kind::Text, text(""), Sighup;
+        /// Sets whether a WAL receiver should create a temporary replication slot if no permanent slot is configured.
+        wal_receiver_create_temp_slot: bool = Kind::Bool, Value::Bool(false), Sighup;
         /// Sets the maximum interval between WAL receiver status reports to the sending server.
         wal_receiver_status_interval: Option<Duration> = in_unit(Unit::Seconds, 0, INT_MAX / 1000), Value::Int(10), Sighup;
         /// Sets the maximum wait time to receive data from the sending server.
@@ -409,6 +437,8 @@ table! {
         log_min_messages: MessageLevel = Kind::Enum(MessageLevel::OPTIONS), text("log"), Sighup;
     }
     LOG_WHAT {
+        /// Logs each checkpoint.
+        log_checkpoints: bool = Kind::Bool, Value::Bool(true), Sighup;
         /// Logs each replication command.
         log_replication_commands: bool = Kind::Bool, Value::Bool(false), Sighup;
         /// Sets the application name to be reported in statistics and logs.
@@ -494,7 +524,8 @@ impl Settings {
     /// The value of a setting as SHOW prints it. Error 42704.
     pub fn show(&self, name: &str) -> Result<String, Error> {
         let number = SettingNumber::find(name)?;
-        Ok(self.value(number).show(number.row().kind))
+        let shown = self.value(number).show(number.row().kind);
+        Ok(crate::secret::shown(number.row().name, &shown).into_owned())
     }
 
     /// The parts of a comma-separated list such as `listen_addresses`, without blanks.

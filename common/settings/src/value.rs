@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::sync_standbys::SyncStandbys;
 
 /// What a setting is set to. An enum's value is the canonical spelling as `Text`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub enum Kind {
     Enum(&'static [(&'static str, &'static str)]),
     /// Any text.
     Text,
+    /// What [`SyncStandbys`] reads.
+    SyncStandbys,
 }
 
 /// The base unit of a number.
@@ -131,6 +134,9 @@ impl Kind {
                 .ok_or_else(|| Error::invalid(name, text, Some(enum_hint(options)))),
             Kind::Text if text.contains('\0') => Err(Error::invalid(name, "\\0", None)),
             Kind::Text => Ok(Value::Text(Cow::Owned(text.to_owned()))),
+            Kind::SyncStandbys => {
+                SyncStandbys::parse(text).map(|read| Value::Text(Cow::Owned(read.text().to_owned())))
+            }
         }
     }
 
@@ -155,7 +161,7 @@ impl Kind {
             Kind::Bool => "bool",
             Kind::Int { .. } => "integer",
             Kind::Enum(_) => "enum",
-            Kind::Text => "string",
+            Kind::Text | Kind::SyncStandbys => "string",
         }
     }
 
@@ -201,7 +207,7 @@ fn enum_hint(options: &'static [(&'static str, &'static str)]) -> String {
 }
 
 /// PostgreSQL's spellings of a Boolean, which may be shortened as long as they stay unique.
-fn parse_bool(text: &str) -> Option<bool> {
+pub fn parse_bool(text: &str) -> Option<bool> {
     let text = text.trim().to_ascii_lowercase();
     let shortens = |word: &str, least: usize| text.len() >= least && word.starts_with(&text);
     if shortens("true", 1) || shortens("yes", 1) || text == "on" || text == "1" {
@@ -271,7 +277,7 @@ fn number(value: &Value) -> i64 {
 fn base(kind: Kind) -> i64 {
     match kind {
         Kind::Int { unit, .. } => unit.family().map_or(1, |(base, _)| base),
-        Kind::Bool | Kind::Enum(_) | Kind::Text => 1,
+        Kind::Bool | Kind::Enum(_) | Kind::Text | Kind::SyncStandbys => 1,
     }
 }
 
@@ -318,6 +324,16 @@ impl Field for Duration {
     }
     fn to_value(&self, kind: Kind) -> Value {
         u64::try_from(self.as_micros()).expect("set within the row's bounds").to_value(kind)
+    }
+}
+
+/// A size without a bound at -1.
+impl Field for Option<u64> {
+    fn from_value(value: &Value, kind: Kind) -> Option<u64> {
+        u64::try_from(number(value) * base(kind)).ok()
+    }
+    fn to_value(&self, kind: Kind) -> Value {
+        self.map_or(Value::Int(-1), |size| size.to_value(kind))
     }
 }
 
