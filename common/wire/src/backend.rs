@@ -80,9 +80,36 @@ pub(crate) fn put_cstr(out: &mut Vec<u8>, text: &str) {
 
 /// The client is who it says: AuthenticationOk.
 pub fn authentication_ok(out: &mut Vec<u8>) {
-    let at = begin(out, b'R');
-    out.extend_from_slice(&0i32.to_be_bytes());
+    let at = begin_authentication(out, 0);
     end(out, at);
+}
+
+/// The client is to prove that it knows the password: AuthenticationSASL, with the one mechanism there is.
+pub fn authentication_sasl(out: &mut Vec<u8>) {
+    let at = begin_authentication(out, 10);
+    put_cstr(out, crate::scram::MECHANISM);
+    out.push(0);
+    end(out, at);
+}
+
+/// The server's part of a SASL exchange that goes on.
+pub fn authentication_sasl_continue(out: &mut Vec<u8>, data: &str) {
+    let at = begin_authentication(out, 11);
+    out.extend_from_slice(data.as_bytes());
+    end(out, at);
+}
+
+/// The server's last part of a SASL exchange that has succeeded.
+pub fn authentication_sasl_final(out: &mut Vec<u8>, data: &str) {
+    let at = begin_authentication(out, 12);
+    out.extend_from_slice(data.as_bytes());
+    end(out, at);
+}
+
+fn begin_authentication(out: &mut Vec<u8>, code: i32) -> usize {
+    let at = begin(out, b'R');
+    out.extend_from_slice(&code.to_be_bytes());
+    at
 }
 
 /// The server speaks 3.0 and knows none of the options named.
@@ -199,6 +226,14 @@ pub fn notification_response(out: &mut Vec<u8>, pid: i32, channel: &str, payload
 /// From here on both sides send copy data: the answer to START_REPLICATION.
 pub fn copy_both_response(out: &mut Vec<u8>) {
     let at = begin(out, b'W');
+    // Text form, no columns.
+    out.extend_from_slice(&[0; 3]);
+    end(out, at);
+}
+
+/// From here on the server sends copy data: a base backup.
+pub fn copy_out_response(out: &mut Vec<u8>) {
+    let at = begin(out, b'H');
     // Text form, no columns.
     out.extend_from_slice(&[0; 3]);
     end(out, at);

@@ -39,9 +39,21 @@ fn begin_packet(out: &mut Vec<u8>) -> usize {
     at
 }
 
-/// The password that AuthenticationCleartextPassword asked for.
-pub fn password_message(out: &mut Vec<u8>, password: &str) {
-    put_text_message(out, b'p', password);
+/// Begins the exchange that AuthenticationSASL asked for.
+pub fn sasl_initial_response(out: &mut Vec<u8>, data: &str) {
+    let at = begin(out, b'p');
+    put_cstr(out, crate::scram::MECHANISM);
+    let length = i32::try_from(data.len()).expect("a first message is short");
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(data.as_bytes());
+    end(out, at);
+}
+
+/// Goes on with it.
+pub fn sasl_response(out: &mut Vec<u8>, data: &str) {
+    let at = begin(out, b'p');
+    out.extend_from_slice(data.as_bytes());
+    end(out, at);
 }
 
 /// A simple query.
@@ -78,7 +90,7 @@ pub fn copy_done(out: &mut Vec<u8>) {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BackendMessage<'a> {
     /// The server wants to know, or knows, who the client is.
-    Authentication(Authentication),
+    Authentication(Authentication<'a>),
     /// The value of a setting.
     ParameterStatus {
         /// The setting.
@@ -127,12 +139,19 @@ pub enum BackendMessage<'a> {
 
 /// An authentication message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Authentication {
+pub enum Authentication<'a> {
     /// All is well.
     Ok,
-    /// Send the password as it is.
-    CleartextPassword,
-    /// Some other method, by its code.
+    /// Prove that you know the password; whether by SCRAM-SHA-256, the one mechanism that this client has.
+    Sasl {
+        /// Whether that is among those that the server offers.
+        scram: bool,
+    },
+    /// The server's next part of that.
+    SaslContinue(&'a [u8]),
+    /// The server's last part of that.
+    SaslFinal(&'a [u8]),
+    /// Some other method, by its code. Not least the password as it is, which this client tells nobody.
     Other(i32),
 }
 
@@ -177,10 +196,20 @@ impl<'a> BackendMessage<'a> {
     }
 }
 
-fn decode_authentication<'a>(mut body: Body<'_>) -> Result<BackendMessage<'a>, ErrorResponse> {
+fn decode_authentication<'a>(mut body: Body<'a>) -> Result<BackendMessage<'a>, ErrorResponse> {
     Ok(BackendMessage::Authentication(match body.i32()? {
         0 => Authentication::Ok,
-        3 => Authentication::CleartextPassword,
+        10 => {
+            let mut scram = false;
+            loop {
+                match body.cstr()? {
+                    "" => break Authentication::Sasl { scram },
+                    mechanism => scram |= mechanism == crate::scram::MECHANISM,
+                }
+            }
+        }
+        11 => Authentication::SaslContinue(body.rest()),
+        12 => Authentication::SaslFinal(body.rest()),
         other => Authentication::Other(other),
     }))
 }

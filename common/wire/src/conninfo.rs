@@ -5,7 +5,9 @@
 //! by commas, with one port for all or one for each.
 //!
 //! Differs from libpq in: no service files, no environment, no TLS (an `sslmode` that demands it is refused), the
-//! default port is 5440 and the default host 127.0.0.1. Only options that have an effect are known.
+//! default port is 5440 and the default host 127.0.0.1. What libpq knows beyond the options that have an effect here is
+//! taken and forgotten, for `pg_basebackup -R` writes all of it into a standby's primary_conninfo; but not a demand for
+//! something that there is not (`gssencmode=require`).
 //!
 //! Follows PostgreSQL 15 src/interfaces/libpq/fe-connect.c (conninfo_parse, conninfo_uri_parse_options).
 
@@ -65,9 +67,10 @@ pub enum TargetAddress {
 }
 
 /// Every option known, in the order in which a string is written.
-const OPTIONS: [&str; 11] = [
+const OPTIONS: [&str; 14] = [
     "user",
     "password",
+    "passfile",
     "host",
     "hostaddr",
     "port",
@@ -77,6 +80,40 @@ const OPTIONS: [&str; 11] = [
     "connect_timeout",
     "options",
     "sslmode",
+    "gssencmode",
+    "channel_binding",
+];
+
+/// Options of libpq that mean nothing here.
+const IGNORED: [&str; 28] = [
+    "client_encoding",
+    "gssdelegation",
+    "gsslib",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "krbsrvname",
+    "load_balance_hosts",
+    "max_protocol_version",
+    "min_protocol_version",
+    "replication",
+    "require_auth",
+    "requirepeer",
+    "requiressl",
+    "ssl_max_protocol_version",
+    "ssl_min_protocol_version",
+    "sslcert",
+    "sslcertmode",
+    "sslcompression",
+    "sslcrl",
+    "sslcrldir",
+    "sslkey",
+    "sslpassword",
+    "sslrootcert",
+    "sslsni",
+    "target_session_attrs",
+    "tcp_user_timeout",
 ];
 
 /// What was given, before it is checked as a whole.
@@ -88,7 +125,7 @@ fn store(values: &mut Values, name: &str, value: String) -> bool {
     if let Some(index) = index {
         values[index] = Some(value);
     }
-    index.is_some()
+    index.is_some() || IGNORED.contains(&name)
 }
 
 impl Conninfo {
@@ -108,6 +145,7 @@ impl Conninfo {
         }
         let mut conninfo = Conninfo { values, targets: Vec::new(), connect_timeout: None };
         conninfo.check_sslmode()?;
+        conninfo.check_demands()?;
         conninfo.connect_timeout = conninfo.parse_connect_timeout()?;
         conninfo.targets = conninfo.resolve_targets()?;
         Ok(conninfo)
@@ -133,6 +171,11 @@ impl Conninfo {
         self.value("password")
     }
 
+    /// Where passwords are ([`crate::passfile`]).
+    pub fn passfile(&self) -> Option<&str> {
+        self.value("passfile")
+    }
+
     /// The name under which the connection shows itself, or what was given for want of one.
     pub fn application_name(&self) -> Option<&str> {
         self.value("application_name").or_else(|| self.value("fallback_application_name"))
@@ -155,16 +198,44 @@ impl Conninfo {
 
     /// The string in keyword form with the password hidden, for views and logs.
     pub fn redacted(&self) -> String {
+        self.in_keywords(|name, value| if name == "password" { "********" } else { value })
+    }
+
+    /// The string in keyword form with a password file.
+    pub fn with_passfile(&self, path: &str) -> String {
+        let mut with = self.clone();
+        store(&mut with.values, "passfile", path.to_owned());
+        with.in_keywords(|_, value| value)
+    }
+
+    fn in_keywords<'a>(&'a self, shown: impl Fn(&str, &'a str) -> &'a str) -> String {
         let mut text = String::new();
         for (name, value) in OPTIONS.iter().zip(&self.values) {
             let Some(value) = value else { continue };
-            let shown = if *name == "password" { "********" } else { value };
+            let shown = shown(name, value);
             if !text.is_empty() {
                 text.push(' ');
             }
             text.push_str(name);
             text.push('=');
             quote_value(&mut text, shown);
+        }
+        text
+    }
+
+    /// The string in keyword form, for another server with the same users: at another place, and under no name of the
+    /// connection's own. It shows the password.
+    pub fn moved_to(&self, host: &str, port: u16) -> String {
+        let mut text = String::from("host=");
+        quote_value(&mut text, host);
+        text.push_str(&format!(" port={port}"));
+        let stays = |name: &str| {
+            !matches!(name, "host" | "hostaddr" | "port" | "application_name" | "fallback_application_name")
+        };
+        for (name, value) in OPTIONS.iter().zip(&self.values).filter(|(name, _)| stays(name)) {
+            let Some(value) = value else { continue };
+            text.push_str(&format!(" {name}="));
+            quote_value(&mut text, value);
         }
         text
     }
@@ -177,6 +248,16 @@ impl Conninfo {
             }
             Some(mode) => error(format!("invalid sslmode value: \"{mode}\"")),
         }
+    }
+
+    fn check_demands(&self) -> Result<(), ConninfoError> {
+        if self.value("gssencmode") == Some("require") {
+            return error("gssencmode value \"require\" invalid when GSSAPI support is not compiled in");
+        }
+        if self.value("channel_binding") == Some("require") {
+            return error("channel_binding value \"require\" invalid when SSL support is not compiled in");
+        }
+        Ok(())
     }
 
     /// Zero and negative numbers mean for ever; one second is too short to be meant, so it counts as two.

@@ -6,7 +6,7 @@
 //! Follows PostgreSQL 15 src/backend/tcop/postgres.c (SocketBackend, PostgresMain).
 
 use crate::body::Body;
-use crate::error::ErrorResponse;
+use crate::error::{ErrorResponse, Severity};
 use crate::framing::{LARGE_MESSAGE_MAX, Message, SMALL_MESSAGE_MAX};
 use crate::sqlstate::PROTOCOL_VIOLATION;
 
@@ -87,6 +87,33 @@ pub fn check_frame(tag: u8, length: i32) -> Result<(), ErrorResponse> {
         _ => return Err(invalid_tag(tag)),
     };
     check_length(length, body_max)
+}
+
+/// What may come from a client that is being authenticated.
+///
+/// # Errors
+/// FATAL 08P01 for any other message.
+pub fn check_authentication_frame(tag: u8, length: i32) -> Result<(), ErrorResponse> {
+    if tag != b'p' {
+        let message = format!("expected SASL response, got message type {tag}");
+        return Err(ErrorResponse::fatal(PROTOCOL_VIOLATION, message));
+    }
+    check_length(length, SMALL_MESSAGE_MAX)
+}
+
+/// The mechanism that a client has picked, and its first part of the exchange: the body of a SASLInitialResponse.
+///
+/// # Errors
+/// FATAL 08P01.
+pub fn sasl_initial_response(body: &[u8]) -> Result<(&str, &[u8]), ErrorResponse> {
+    let mut body = Body::new(body);
+    let fatal = |error: ErrorResponse| error.with_severity(Severity::Fatal);
+    let mechanism = body.cstr().map_err(fatal)?;
+    // -1 would be "I have nothing to say before you": not in this mechanism.
+    let length = usize::try_from(body.i32().map_err(fatal)?).unwrap_or(0);
+    let data = body.bytes(length).map_err(fatal)?;
+    body.end().map_err(fatal)?;
+    Ok((mechanism, data))
 }
 
 /// A length that counts itself must leave a body of at most `body_max` bytes.

@@ -13,6 +13,8 @@
 //! | [`client`] | the other direction: encodes what a client sends, decodes what a server sends |
 //! | [`replication`] | replication commands, their result sets, the payloads of the copy-both stream |
 //! | [`conninfo`] | libpq's connection strings |
+//! | [`scram`] | SCRAM-SHA-256, both sides, and what a server keeps of a password |
+//! | [`hba`], [`passfile`] | who is let in and how; where a client finds its password |
 //! | [`error`], [`sqlstate`], [`types`] | the report of an error, its codes, the types of result columns |
 //!
 //! Invariants: nothing a peer sends is a panic; everything wrong with it is an [`error::ErrorResponse`] in
@@ -27,7 +29,10 @@ pub mod conninfo;
 pub mod error;
 pub mod framing;
 pub mod frontend;
+pub mod hba;
+pub mod passfile;
 pub mod replication;
+pub mod scram;
 pub mod sqlstate;
 pub mod startup;
 pub mod types;

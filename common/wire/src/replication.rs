@@ -1,8 +1,9 @@
 //! Replication: the commands a walsender takes, the columns of its answers, the payloads of the copy-both stream.
 //!
-//! [`command`] parses commands, [`payload`] reads and writes what CopyData carries. Follows PostgreSQL 15
+//! [`command`] parses commands, [`payload`] and [`backup`] read and write what CopyData carries. Follows PostgreSQL 15
 //! src/backend/replication/repl_gram.y, repl_scanner.l, walsender.c, walreceiver.c.
 
+pub mod backup;
 pub mod command;
 mod lexer;
 pub mod payload;

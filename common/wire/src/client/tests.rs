@@ -16,13 +16,15 @@ fn decode(tag: u8, body: &[u8]) -> Result<BackendMessage<'_>, ErrorResponse> {
 fn client_writes_what_another_implementation_writes() {
     let mut expected = BytesMut::new();
     oracle::query("SELECT 'ä'", &mut expected).unwrap();
-    oracle::password_message(b"secret", &mut expected).unwrap();
+    oracle::sasl_initial_response("SCRAM-SHA-256", b"n,,n=,r=x", &mut expected).unwrap();
+    oracle::sasl_response(b"c=biws,r=xy,p=z", &mut expected).unwrap();
     oracle::CopyData::new(&b"\0data"[..]).unwrap().write(&mut expected);
     oracle::copy_done(&mut expected);
     oracle::terminate(&mut expected);
     let mut written = Vec::new();
     query(&mut written, "SELECT 'ä'");
-    password_message(&mut written, "secret");
+    sasl_initial_response(&mut written, "n,,n=,r=x");
+    sasl_response(&mut written, "c=biws,r=xy,p=z");
     copy_data(&mut written, b"\0data");
     copy_done(&mut written);
     terminate(&mut written);
@@ -35,10 +37,17 @@ fn messages_of_postgresql_decoded() {
     let key = CancelRequest { pid: 0x2f66, key: 0xb08f_1d6c_u32.cast_signed() };
     let negotiation = Negotiation { unrecognized: vec!["_pq_.x".to_owned()] };
     let error = ErrorResponse::error(UNDEFINED_TABLE, "relation \"nope\" does not exist").with_position(15);
-    let table: [(u8, &[u8], BackendMessage<'_>); 15] = [
+    let table: [(u8, &[u8], BackendMessage<'_>); 18] = [
         (b'R', b"\0\0\0\0", BackendMessage::Authentication(Authentication::Ok)),
-        (b'R', b"\0\0\0\x03", BackendMessage::Authentication(Authentication::CleartextPassword)),
-        (b'R', b"\0\0\0\nSCRAM-SHA-256\0\0", BackendMessage::Authentication(Authentication::Other(10))),
+        (b'R', b"\0\0\0\x03", BackendMessage::Authentication(Authentication::Other(3))),
+        (
+            b'R',
+            b"\0\0\0\nSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0",
+            BackendMessage::Authentication(Authentication::Sasl { scram: true }),
+        ),
+        (b'R', b"\0\0\0\nOTHER\0\0", BackendMessage::Authentication(Authentication::Sasl { scram: false })),
+        (b'R', b"\0\0\0\x0br=x", BackendMessage::Authentication(Authentication::SaslContinue(b"r=x"))),
+        (b'R', b"\0\0\0\x0cv=x", BackendMessage::Authentication(Authentication::SaslFinal(b"v=x"))),
         (
             b'S',
             b"TimeZone\0Etc/UTC\0",

@@ -30,6 +30,14 @@ fn both_forms_say_the_same() {
 }
 
 #[test]
+fn what_pg_basebackup_writes_for_a_standby_is_read() {
+    let written = "user=postgres passfile='/var/lib/postgresql/.pgpass' channel_binding=prefer host=127.0.0.1 port=54999 sslmode=prefer sslcompression=0 sslsni=1 ssl_min_protocol_version=TLSv1.2 gssencmode=prefer krbsrvname=postgres target_session_attrs=any";
+    let conninfo = Conninfo::parse(written).unwrap();
+    assert_eq!(conninfo.targets(), [tcp("127.0.0.1", "127.0.0.1", 54999)]);
+    assert_eq!(conninfo.user(), Some("postgres"));
+}
+
+#[test]
 fn defaults() {
     for text in ["", " ", "host=", "postgresql://", "postgresql:///", "port="] {
         let conninfo = Conninfo::parse(text).unwrap();
@@ -81,6 +89,11 @@ fn wrong_strings_named_as_libpq_does() {
         ("connect_timeout=x", "invalid integer value \"x\" for connection option \"connect_timeout\""),
         ("sslmode=foo", "invalid sslmode value: \"foo\""),
         ("sslmode=require", "sslmode value \"require\" invalid when SSL support is not compiled in"),
+        ("gssencmode=require", "gssencmode value \"require\" invalid when GSSAPI support is not compiled in"),
+        (
+            "channel_binding=require",
+            "channel_binding value \"require\" invalid when SSL support is not compiled in",
+        ),
         ("host=a,b port=1,2,3", "could not match 3 port numbers to 2 hosts"),
         ("host=/tmp port=1,", "could not match 2 port numbers to 1 hosts"),
         ("host=a,b hostaddr=1.1.1.1", "could not match 2 host names to 1 hostaddr values"),
@@ -135,4 +148,17 @@ proptest! {
         let _ = Conninfo::parse(&format!("postgresql://{uri}"));
         let _ = Conninfo::parse(&format!("host={uri} port={text}"));
     }
+}
+
+#[test]
+fn string_for_another_place_keeps_what_is_not_of_the_place() {
+    let conninfo =
+        Conninfo::parse("host=a,b port=1,2 user='o k' password=p%x application_name=s1 connect_timeout=3")
+            .unwrap();
+    let moved = conninfo.moved_to("10.0.0.1", 5441);
+    let parsed = Conninfo::parse(&moved).unwrap();
+    assert_eq!(parsed.targets().len(), 1);
+    assert_eq!((parsed.targets()[0].host.as_str(), parsed.targets()[0].port), ("10.0.0.1", 5441));
+    assert_eq!((parsed.user(), parsed.password()), (Some("o k"), Some("p%x")));
+    assert_eq!((parsed.application_name(), parsed.connect_timeout()), (None, conninfo.connect_timeout()));
 }
