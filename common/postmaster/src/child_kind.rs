@@ -11,6 +11,7 @@
 
 use std::fmt;
 
+use failpoint::Process;
 use ipc::proc::{BackendType, ProcNumber};
 use ipc::process::SignalTable;
 use sys::process::{ExitStatus, Pid};
@@ -36,6 +37,21 @@ pub enum ChildKind {
     Archiver,
 }
 
+impl ChildKind {
+    /// As what failpoints know it.
+    pub(crate) fn failpoint_process(self) -> Process {
+        match self {
+            ChildKind::Startup => Process::Startup,
+            ChildKind::WalWriter => Process::WalWriter,
+            ChildKind::Checkpointer => Process::Checkpointer,
+            ChildKind::WalReceiver => Process::WalReceiver,
+            ChildKind::Backend | ChildKind::WalSender => Process::Backend,
+            ChildKind::DeadEnd => Process::DeadEnd,
+            ChildKind::Archiver => Process::Archiver,
+        }
+    }
+}
+
 /// One row of the table.
 #[derive(Debug)]
 pub struct KindRow {
@@ -58,7 +74,7 @@ pub const KINDS: [KindRow; ChildKind::COUNT] = [
         log_name: "startup process",
         backend_type: Some(BackendType::Startup),
         fixed_number: Some(ProcNumber::STARTUP),
-        signals: SignalTable::INSIDE_SQLITE,
+        signals: SignalTable::STARTUP,
     },
     KindRow {
         kind: ChildKind::WalWriter,
@@ -189,6 +205,18 @@ pub struct ChildEnd {
     pub status: ExitStatus,
     /// Whether it had given up its slot before it ended.
     pub detached: bool,
+    /// The statement that it had begun last, if it served a client.
+    pub activity: Option<String>,
+}
+
+impl ChildEnd {
+    /// The same with a DETAIL of what it was doing, which is what an administrator wants to know of a crash.
+    pub fn crash_report(&self) -> String {
+        match &self.activity {
+            Some(activity) => format!("{self}\nDETAIL:  Failed process was running: {activity}"),
+            None => self.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for ChildEnd {
@@ -226,7 +254,7 @@ mod tests {
     #[test]
     fn child_end_reads_as_postgresql_writes_it() {
         let end = |status, detached| {
-            ChildEnd { kind: ChildKind::Backend, pid: Pid(7), status, detached }.to_string()
+            ChildEnd { kind: ChildKind::Backend, pid: Pid(7), status, detached, activity: None }.to_string()
         };
         assert_eq!(
             end(ExitStatus::Signaled(9), false),

@@ -107,12 +107,18 @@ impl ChildTable {
         self.children.iter().find(|child| child.position == position)
     }
 
-    /// Strikes a reaped child out, frees its slot, and says how it ended.
-    pub fn remove(&mut self, position: Position, status: ExitStatus) -> Option<ChildEnd> {
+    /// Strikes a reaped child out, frees its slot, and says how it ended; `activity` says what was done in a slot last.
+    pub fn remove(
+        &mut self,
+        position: Position,
+        status: ExitStatus,
+        activity: impl FnOnce(ProcNumber) -> Option<String>,
+    ) -> Option<ChildEnd> {
         let index = self.children.iter().position(|child| child.position == position)?;
         let child = self.children.swap_remove(index);
         let detached = child.number.is_none_or(|number| self.release(number));
-        Some(ChildEnd { kind: child.kind, pid: child.pid(), status, detached })
+        let activity = child.number.and_then(activity);
+        Some(ChildEnd { kind: child.kind, pid: child.pid(), status, detached, activity })
     }
 
     /// All children, each with the kind that it is by now.

@@ -17,6 +17,7 @@
 
 use std::io;
 
+use failpoint::Site;
 use ipc::proc::ProcNumber;
 use ipc::process::Me;
 use sys::fork::fork_process;
@@ -100,6 +101,7 @@ impl Server<'_> {
     /// A child that can't be watched can't be reaped and may outlive its own crash unseen, so failing here ends the
     /// postmaster, and with it (by the death pipe) all children.
     fn watch(&mut self, kind: ChildKind, number: Option<ProcNumber>, pid: Pid) -> Result<(), RunError> {
+        failpoint::pass(Site::Forked);
         let pidfd = PidFd::open(pid).map_err(RunError::io("open pidfd of child process"))?;
         let wait_set = self.wait_set.as_mut().expect("the postmaster has its wait event set");
         let position = wait_set.add_child_exit(&pidfd).map_err(RunError::io("watch child process"))?;
@@ -109,10 +111,12 @@ impl Server<'_> {
 
     /// The whole life of a child with a slot; returns its exit status.
     fn child(&mut self, kind: ChildKind, number: ProcNumber, main: impl FnOnce(Me) -> i32) -> i32 {
+        failpoint::enter(kind.failpoint_process());
         self.release_in_child();
         let row = kind.row();
         let backend_type = row.backend_type.expect("a kind with a slot has a backend type");
-        let me = match Me::attach(self.procs, number, backend_type, self.death, &row.signals) {
+        let attach = || Me::attach(self.procs, number, backend_type, self.death, &row.signals);
+        let me = match failpoint::step(Site::Attach, attach) {
             Ok(me) => me,
             Err(error) => {
                 warn!("{} could not start: {error}", row.log_name);
@@ -128,6 +132,7 @@ impl Server<'_> {
 
     /// The whole life of a dead-end child; returns its exit status.
     fn dead_end_child(&mut self, main: impl FnOnce() -> i32) -> i32 {
+        failpoint::enter(ChildKind::DeadEnd.failpoint_process());
         self.release_in_child();
         match self.enter_dead_end() {
             Ok(()) => main(),

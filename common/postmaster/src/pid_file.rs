@@ -37,6 +37,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use failpoint::Site;
 use sys::process::{self, Pid};
 
 use crate::reload_line::ReloadLine;
@@ -234,6 +235,8 @@ pub struct PidFile {
     path: PathBuf,
     lines: PidFileLines,
     file: File,
+    /// Somebody else has removed it or written into it: it is not touched any more.
+    given_up: bool,
     /// Held open for its lock.
     _data_dir: File,
 }
@@ -274,7 +277,7 @@ impl PidFile {
         let file =
             put_in_place(&data_dir, &path, &lines).map_err(LockFileError::io("create lock file", &path))?;
         dir.sync_all().map_err(LockFileError::io("fsync data directory", &data_dir))?;
-        Ok(PidFile { path, lines, file, _data_dir: dir })
+        Ok(PidFile { path, lines, file, given_up: false, _data_dir: dir })
     }
 
     /// The data directory, absolute.
@@ -321,22 +324,31 @@ impl PidFile {
         }
     }
 
+    /// Leaves the file alone from now on, since it is not ours any more: what somebody has written into it is not to be
+    /// written over, and above all not to be taken for ours again afterwards.
+    pub fn give_up(&mut self) {
+        self.given_up = true;
+    }
+
     /// Removes the file if it is still ours; the locks go when the last process of the node does.
     pub fn remove(self) -> Result<(), LockFileError> {
-        if !self.is_ours() {
+        if self.given_up || !self.is_ours() {
             return Ok(());
         }
-        fs::remove_file(&self.path).map_err(LockFileError::io("remove lock file", &self.path))
+        let remove = || fs::remove_file(&self.path);
+        failpoint::io(Site::PidFileRemove, remove).map_err(LockFileError::io("remove lock file", &self.path))
     }
 
     fn write(&self) -> Result<(), LockFileError> {
-        self.put()
-            .and_then(|()| self.file.sync_data())
+        failpoint::io(Site::PidFileWrite, || self.put().and_then(|()| self.file.sync_data()))
             .map_err(LockFileError::io("write lock file", &self.path))
     }
 
     /// Until the file is cut to its new length, a reader finds the end of the old text behind line 9.
     fn put(&self) -> io::Result<()> {
+        if self.given_up {
+            return Ok(());
+        }
         let text = self.lines.to_text();
         self.file.write_all_at(text.as_bytes(), 0)?;
         self.file.set_len(text.len() as u64)

@@ -3,6 +3,7 @@
 //! Each child's pidfd is in the postmaster's wait event set, so an exit is an event among others, of one known child;
 //! there is no SIGCHLD handler and no loop over "any child".
 
+use failpoint::Site;
 use ipc::wait_event_set::Position;
 use sys::process::ExitStatus;
 use tracing::{debug, error};
@@ -17,7 +18,7 @@ impl Server<'_> {
     /// Reaps the child whose pidfd is at the position; `None`: it has not ended after all.
     pub(crate) fn reap(&mut self, position: Position) -> Result<Option<ChildEnd>, RunError> {
         let Some(child) = self.children.at(position) else { return Ok(None) };
-        let status = match child.pidfd.wait() {
+        let status = match failpoint::step(Site::Reap, || child.pidfd.wait()) {
             Ok(None) => return Ok(None),
             Ok(Some(status)) => status,
             // Not to be tried again: the event would come back at once, for ever.
@@ -32,7 +33,8 @@ impl Server<'_> {
         };
         let wait_set = self.wait_set.as_mut().expect("the postmaster has its wait event set");
         wait_set.remove(position).map_err(RunError::io("stop watching child process"))?;
-        let end = self.children.remove(position, status);
+        let activity = self.roles.activity;
+        let end = failpoint::step(Site::SlotFree, || self.children.remove(position, status, activity));
         if let Some(end) = &end {
             debug!("reaped: {end}");
         }

@@ -12,6 +12,7 @@
 
 use std::fmt;
 
+use ipc::proc::ProcNumber;
 use ipc::process::Me;
 use sys::net::{PeerAddr, Stream};
 
@@ -43,6 +44,9 @@ pub struct Roles<'a> {
     /// the first fork, in the same place ([`ipc::shmem::Shmem::renew`], [`ipc::proc::ProcArray::initialise`]).
     /// Why not, if that fails; the node then ends.
     pub reinitialize: &'a dyn Fn() -> Result<(), String>,
+    /// The statement that the owner of a slot began last, for the report of its crash; none if it served nobody. To be read
+    /// with suspicion: the owner is dead, and may have written anything.
+    pub activity: &'a dyn Fn(ProcNumber) -> Option<String>,
     /// The setting `restart_after_crash` as it is now.
     pub restart_after_crash: &'a dyn Fn() -> bool,
     /// The first step of every child with a slot, before its main: says how it absorbs barriers ([`Me::on_barriers`]).

@@ -19,6 +19,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use failpoint::Site;
 use ipc::barrier::BarrierWait;
 use ipc::pm_signal::PmSignal;
 use ipc::postmaster_death::PostmasterDeath;
@@ -227,6 +228,9 @@ impl<'a> Server<'a> {
         if signals.contains(Signal::Usr1) {
             self.feed(Input::LaggardsWanted)?;
         }
+        if signals.contains(Signal::Usr2) {
+            self.feed(Input::Promote)?;
+        }
         Ok(())
     }
 
@@ -246,6 +250,7 @@ impl<'a> Server<'a> {
         if self.next_pid_file_check <= now {
             self.next_pid_file_check = now.saturating_add(PID_FILE_CHECK_INTERVAL);
             if !self.pid_file.is_ours() {
+                self.pid_file.give_up();
                 self.feed(Input::PidFileLost)?;
             }
         }
@@ -319,7 +324,7 @@ impl<'a> Server<'a> {
     fn reinitialize(&mut self) -> Result<(), String> {
         // Its words are zeroed, and nobody is left to wait for.
         self.reload_wait = None;
-        (self.roles.reinitialize)()?;
+        failpoint::step(Site::Reinitialize, self.roles.reinitialize)?;
         self.postmaster
             .take_latch()
             .map_err(|error| format!("could not take the postmaster's latch: {error}"))?;

@@ -145,6 +145,8 @@ pub enum Input {
     PmSignal(PmSignal),
     /// Somebody wants the node to stop.
     Shutdown(ShutdownMode),
+    /// Somebody wants a standby to become a primary.
+    Promote,
     /// Somebody wants the configuration to be read again.
     Reload,
     /// Shared memory is made anew and nobody is attached to it; or why that could not be done.
@@ -287,6 +289,7 @@ impl StateMachine {
             Input::ForkFailed(kind) => self.fork_failed(&mut step, kind),
             Input::PmSignal(signal) => self.pm_signal(&mut step, signal),
             Input::Shutdown(mode) => self.shutdown_requested(&mut step, mode),
+            Input::Promote => self.promotion_requested(&mut step),
             Input::Reload => self.reload_requested(&mut step),
             Input::Reinitialized(result) => self.reinitialized(&mut step, result),
             Input::ReloadRead(read) => self.reload_read(&mut step, read),
@@ -356,7 +359,7 @@ impl StateMachine {
         if end.kind == ChildKind::Startup && self.state != PmState::Run {
             self.startup_failed = true;
         }
-        self.crash(step, end.to_string());
+        self.crash(step, end.crash_report());
         if self.startup_failed && self.state <= PmState::Recovery {
             step.log("aborting startup due to startup process failure");
         }
@@ -437,6 +440,13 @@ impl StateMachine {
                 self.quit_all(step);
                 self.enter(step, PmState::WaitBackends);
             }
+        }
+    }
+
+    /// For the startup process to decide, which alone knows whether there is something to promote.
+    fn promotion_requested(&self, step: &mut Step<'_>) {
+        if self.state < PmState::Run {
+            step.signal(KindSet::of(&[ChildKind::Startup]), Signal::Usr2);
         }
     }
 

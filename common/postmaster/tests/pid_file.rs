@@ -72,9 +72,11 @@ fn removed_pid_file_does_not_let_a_second_holder_in() {
 #[test]
 fn foreign_pid_file_is_not_removed() {
     let data_dir = tempfile::tempdir().expect("a directory");
-    let file = PidFile::create(data_dir.path()).expect("nobody has it");
+    let mut file = PidFile::create(data_dir.path()).expect("nobody has it");
     fs::write(data_dir.path().join(FILE_NAME), "1\n").expect("written");
     assert!(!file.is_ours());
+    file.give_up();
+    file.set_status(NodeStatus::Stopping).expect("nothing to do");
     file.remove().expect("nothing to do");
     assert_eq!(text(&data_dir), "1\n");
 }

@@ -113,6 +113,7 @@ impl Node {
                 return Vec::new();
             }
             ["start"] => Input::Start,
+            ["promote"] => Input::Promote,
             ["connect"] => self.born(ChildKind::Backend),
             ["dead-end"] => self.born(ChildKind::DeadEnd),
             ["replicate"] => {
@@ -172,7 +173,13 @@ impl Node {
             Some(signal) => ExitStatus::Signaled(signal.parse().expect("a number")),
             None => ExitStatus::Exited(status.parse().expect("a number")),
         };
-        Input::ChildExited(ChildEnd { kind, pid: Pid(100 + kind as i32), status, detached: !attached })
+        Input::ChildExited(ChildEnd {
+            kind,
+            pid: Pid(100 + kind as i32),
+            status,
+            detached: !attached,
+            activity: None,
+        })
     }
 
     fn step(&mut self, input: Input) -> Vec<String> {

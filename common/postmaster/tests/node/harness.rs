@@ -268,6 +268,7 @@ fn postmaster_main(kind: Kind, data_dir: &Path, port: u16, backends: u32, journa
             procs.initialise();
             Ok(())
         },
+        activity: &|_| Some("a statement".to_owned()),
         restart_after_crash: &|| !data_dir.join("no-restart").exists(),
         enter: &|_| {},
         reload: &|| {

@@ -254,6 +254,7 @@ fn killed_backend_stops_the_node_if_it_is_not_to_restart() {
     assert_eq!(node.join(), ExitStatus::Exited(1));
     node.assert_order(&[
         &format!("server process (PID {backend}) was terminated by signal 9: Killed"),
+        "DETAIL:  Failed process was running: a statement",
         "terminating any other active server processes",
         "shutting down because restart_after_crash is off",
         "database system is shut down",
