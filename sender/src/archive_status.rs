@@ -21,12 +21,15 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use failpoint::Site;
 use ipc::proc::ProcNumber;
 use settings::table::ArchiveMode;
+use wal::history::TimelineHistory;
 use wal::lsn::Lsn;
 use wal::segment::{
     SegmentNumber, file_name, parse_file_name, parse_history_file_name, parse_partial_file_name,
 };
+use wal::timeline::TimelineId;
 
 use crate::datadir::DataDir;
 use crate::node::Node;
@@ -48,13 +51,13 @@ pub fn is_archived(data: &DataDir, name: &str) -> io::Result<bool> {
     path(data, name, DONE).try_exists()
 }
 
-/// To be called when everything before `to` has become durable and decided that was not before `from`: gives the
-/// segments that are complete by that their status.
-pub fn note_complete(node: &Node, from: Lsn, to: Lsn) {
+/// To be called when everything of `timeline` before `to` has become durable and decided that was not before `from`: gives
+/// the segments that are complete by that their status.
+pub fn note_complete(node: &Node, timeline: TimelineId, from: Lsn, to: Lsn) {
     let size = node.segment_size;
     let (first, end) = (size.number_of(from), size.number_of(to));
     for number in first.0..end.0 {
-        note(node, &file_name(node.wal.timeline(), SegmentNumber(number), size));
+        note(node, &file_name(timeline, SegmentNumber(number), size));
     }
 }
 
@@ -86,11 +89,15 @@ pub fn catch_up(node: &Node, end: Lsn) -> io::Result<()> {
     if !is_archiving(node) {
         return Ok(());
     }
+    let timeline = node.wal.timeline();
+    let history = node.segment_store().read_history(timeline).map_err(io::Error::other)?;
+    let history = history.unwrap_or_else(|| TimelineHistory::without_file(timeline));
     for entry in fs::read_dir(node.data.pg_wal())? {
         let Ok(name) = entry?.file_name().into_string() else { continue };
         let is_complete = match parse_file_name(&name, node.segment_size) {
             Some((timeline, number)) => {
-                timeline == node.wal.timeline() && number < node.segment_size.number_of(end)
+                let left = history.switch_point(timeline).unwrap_or(Lsn::MAX);
+                history.contains(timeline) && number < node.segment_size.number_of(end.min(left))
             }
             None => parse_history_file_name(&name).is_some(),
         };
@@ -121,7 +128,7 @@ pub fn ready(node: &Node) -> io::Result<Vec<String>> {
 /// # Errors
 /// Those of the file system; the file is still ready then.
 pub fn mark_archived(data: &DataDir, name: &str) -> io::Result<()> {
-    fs::rename(path(data, name, READY), path(data, name, DONE))
+    failpoint::io(Site::ArchiveDone, || fs::rename(path(data, name, READY), path(data, name, DONE)))
 }
 
 /// Takes away the status of a file that isn't there any more.
@@ -130,6 +137,18 @@ pub fn mark_archived(data: &DataDir, name: &str) -> io::Result<()> {
 /// Those of the file system.
 pub fn forget(data: &DataDir, name: &str) -> io::Result<()> {
     fs::remove_file(path(data, name, READY))
+}
+
+/// Takes away the status of a segment that was archived, or need not be, and is gone.
+///
+/// # Errors
+/// Those of the file system.
+pub fn forget_archived(data: &DataDir, name: &str) -> io::Result<()> {
+    match fs::remove_file(path(data, name, DONE)) {
+        // A primary that doesn't archive keeps no books.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 const READY: &str = ".ready";
@@ -149,7 +168,7 @@ fn has_status(data: &DataDir, name: &str) -> io::Result<bool> {
 }
 
 fn make_ready(data: &DataDir, name: &str) -> io::Result<()> {
-    fs::File::create(path(data, name, READY)).map(|_| ())
+    failpoint::io(Site::ArchiveReady, || fs::File::create(path(data, name, READY)).map(|_| ()))
 }
 
 fn make_done(data: &DataDir, name: &str) -> io::Result<()> {

@@ -7,7 +7,11 @@
 //!    there, that is redo;
 //! 2. copy SQLite's log into `state.db` as far as no reader is in the way (PASSIVE: it waits for nobody);
 //! 3. primary: insert the checkpoint record with that redo and the horizon, flush;
-//! 4. replace the control file.
+//! 4. replace the control file;
+//! 5. remove what of the log nobody needs any more ([`removal`]).
+//!
+//! Besides the timed one there is one whenever half of `max_wal_size` has been logged since the last one's redo, and when
+//! somebody asks ([`request`]).
 //!
 //! When `archive_timeout` has passed since the last segment was complete, and something was logged since, it closes the
 //! segment, so that it can be archived.
@@ -23,15 +27,22 @@
 //!
 //! Follows PostgreSQL 15 src/backend/postmaster/checkpointer.c and ShutdownXLOG() in xlog.c.
 
+mod removal;
+mod report;
+mod request;
+
 use std::fs;
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
+use engine::error::SqlState;
+use failpoint::Site;
 use ipc::interrupt::Interrupts;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
 use sys::clock::{self, MonoTime};
 use wal::lsn::Lsn;
+use wal::store::{hint, reason};
 use wal::timestamp::Timestamp;
 use wal::xlog::{CheckPoint, CheckPointKind};
 
@@ -39,38 +50,19 @@ use crate::archive_status;
 use crate::control::{ControlFile, NodeState};
 use crate::log::{fatal, panic_severity};
 use crate::node::{Node, take_flag};
+use crate::reserve::Reserve;
+use crate::startup::panic_if_broken;
 use crate::wait::wait_latch;
 use crate::walsender::WalSndState;
-use crate::xlog::Xlog;
+use crate::xlog::{Inserted, Xlog};
 
-ipc::shared_struct! {
-    /// What others ask of the checkpointer.
-    pub struct CheckpointerCtl {
-        /// 1: take a checkpoint now.
-        checkpoint_wanted: AtomicU32,
-        /// 1: copy SQLite's log into the tables' file.
-        tables_wanted: AtomicU32,
-        /// 1: set by the checkpointer when readers kept it from copying all; the startup process then restarts
-        /// SQLite's log between two transactions.
-        pub restart_wanted: AtomicU32,
-        /// Checkpoints done since start, whatever their cause.
-        done: AtomicU64,
-    }
-}
+use report::Report;
+use request::Causes;
 
-/// Asks for a checkpoint now; doesn't wait for it.
-pub fn request_checkpoint(node: &Node) {
-    node.checkpointer.checkpoint_wanted.store(1, Ordering::Release);
-    node.procs.set_latch(ipc::proc::ProcNumber::CHECKPOINTER);
-}
-
-/// Asks to copy SQLite's log into the tables' file; doesn't wait for it.
-pub fn request_tables_checkpoint(node: &Node) {
-    if node.checkpointer.tables_wanted.swap(1, Ordering::AcqRel) == 1 {
-        return;
-    }
-    node.procs.set_latch(ipc::proc::ProcNumber::CHECKPOINTER);
-}
+pub use request::{
+    Cause, CheckpointRequest, CheckpointerCtl, request_checkpoint, request_checkpoint_if_due,
+    request_removal, request_tables_checkpoint,
+};
 
 struct Checkpointer {
     node: &'static Node,
@@ -82,6 +74,10 @@ struct Checkpointer {
     switch_tried: MonoTime,
     /// Opened at the first use: the startup process creates the tables' file.
     tables: Option<engine::Checkpointer>,
+    /// Pages of SQLite's log that were copied when it was looked at last.
+    copied: u32,
+    /// Their disk was full last time.
+    full: bool,
 }
 
 /// Main function of the checkpointer; returns its exit status.
@@ -93,7 +89,14 @@ pub fn checkpointer_main(node: &'static Node, me: Me) -> i32 {
         last_end: Lsn::INVALID,
         switch_tried: MonoTime::ZERO,
         tables: None,
+        copied: 0,
+        full: false,
     };
+    match removal::removed_before(node) {
+        Ok(last) => node.wal.note_removed(last),
+        // Slots are then said to reach further back than they do.
+        Err(error) => tracing::error!("could not look for the first log segment: {error}"),
+    }
     // From when the present checkpoint_timeout counts, also when it has just changed.
     let mut last = clock::now();
     loop {
@@ -106,14 +109,14 @@ pub fn checkpointer_main(node: &'static Node, me: Me) -> i32 {
         if take_flag(&node.checkpointer.tables_wanted) {
             checkpointer.checkpoint_tables();
         }
-        let wanted = take_flag(&node.checkpointer.checkpoint_wanted);
+        if take_flag(&node.checkpointer.removal_wanted) {
+            checkpointer.remove_again();
+        }
         let now = clock::now();
         let due = last.saturating_add(node.settings().checkpoint_timeout);
-        if now >= due {
+        if now >= due || node.checkpointer.is_wanted() {
             last = now;
-        }
-        if wanted || now >= due {
-            checkpointer.timed(wanted);
+            checkpointer.turn(now >= due);
             continue;
         }
         let next = checkpointer.switch_if_due(clock::now()).map_or(due, |switch| switch.min(due));
@@ -122,23 +125,28 @@ pub fn checkpointer_main(node: &'static Node, me: Me) -> i32 {
 }
 
 impl Checkpointer {
-    /// A checkpoint if anything was logged since the last one, or if somebody asked.
-    fn timed(&mut self, wanted: bool) {
+    /// A checkpoint if somebody asked, or if it is `due` and anything was logged since the last one.
+    fn turn(&mut self, due: bool) {
         let node = self.node;
-        if !wanted && self.log_end() == self.last_end {
+        if !node.checkpointer.is_wanted() && self.log_end() == self.last_end {
             return;
+        }
+        let mut causes = node.checkpointer.begin(node);
+        if due {
+            causes = causes.with(Cause::Time);
         }
         let primary = !node.recovery.in_recovery();
-        if !primary && !node.data.is_standby() {
-            // Crash recovery; the startup process asks for a checkpoint at its end.
-            return;
-        }
-        match self.checkpoint(primary.then_some(CheckPointKind::Online)) {
-            Ok(()) => self.last_end = self.log_end(),
-            // The next one tries again; recovery has to read more until then.
-            Err(error) => tracing::error!("checkpoint failed: {error}"),
-        }
-        node.checkpointer.done.fetch_add(1, Ordering::Release);
+        // Crash recovery has none; the startup process asks for one at its end.
+        let succeeded = (!primary && !node.data.is_standby())
+            || match self.checkpoint(primary.then_some(CheckPointKind::Online), causes) {
+                Ok(()) => true,
+                // The next one tries again; recovery has to read more until then.
+                Err(error) => {
+                    tracing::error!("checkpoint failed: {error}");
+                    false
+                }
+            };
+        node.checkpointer.end(node, succeeded);
     }
 
     /// Closes the segment when `archive_timeout` has passed since the last one was complete and something was logged
@@ -177,81 +185,174 @@ impl Checkpointer {
         if self.node.recovery.in_recovery() { self.node.wal.flush_lsn() } else { self.node.wal.insert_lsn() }
     }
 
-    /// Steps 1 to 4 of the header; no record on a node that doesn't write the log.
-    fn checkpoint(&mut self, kind: Option<CheckPointKind>) -> io::Result<()> {
-        let redo = self.sync_tables()?;
-        self.checkpoint_tables();
-        let mut control = ControlFile::read(&self.node.data.control())?;
-        control.timeline = self.node.wal.timeline().0;
-        control.redo = redo.0;
-        control.state = match kind {
-            Some(CheckPointKind::Online) => NodeState::InProduction,
-            Some(CheckPointKind::Shutdown) => NodeState::ShutDown,
-            None => NodeState::InArchiveRecovery,
-        };
-        let unix_micros = clock::unix_micros();
-        if let Some(kind) = kind {
-            let record = CheckPoint {
-                redo,
-                tli: self.node.wal.timeline(),
-                prev_tli: self.node.wal.timeline(),
-                time: unix_micros / 1_000_000,
-                horizon: self.node.wal.horizon(),
-                ..CheckPoint::default()
-            };
-            let inserted = self.insert_checkpoint(record, kind)?;
-            control.checkpoint = inserted.0;
+    /// A checkpoint, and what the log says of it; no record on a node that doesn't write the log.
+    fn checkpoint(&mut self, kind: Option<CheckPointKind>, causes: Causes) -> io::Result<()> {
+        let name = if kind.is_some() { "checkpoint" } else { "restartpoint" };
+        let logs = self.node.settings().log_checkpoints;
+        if logs {
+            tracing::info!("{name} starting:{causes}");
         }
-        control.time = Timestamp::from_unix_micros(unix_micros).0;
-        control.write(&self.node.data.control())
+        let began = clock::now();
+        let report = self.do_steps(kind)?;
+        if logs {
+            let total = clock::now().saturating_since(began);
+            tracing::info!("{name} complete: {}", Report { total, ..report });
+        }
+        Ok(())
     }
 
-    /// Inserts and flushes the record; its start.
-    fn insert_checkpoint(&mut self, mut record: CheckPoint, kind: CheckPointKind) -> io::Result<Lsn> {
+    /// The steps of the header.
+    fn do_steps(&mut self, kind: Option<CheckPointKind>) -> io::Result<Report> {
+        let node = self.node;
+        let mut report = Report::default();
+        let began = clock::now();
+        let end_before = self.log_end();
+        // Before the LSN below is read: what is committed has been replayed.
+        let replayed_checkpoint = node.recovery.replayed_checkpoint.load(Ordering::Acquire);
+        let redo = self.sync_tables()?;
+        report.sync = clock::now().saturating_since(began);
+        let copying = clock::now();
+        (report.copied, report.log_pages) =
+            failpoint::step(Site::CheckpointTables, || self.checkpoint_tables());
+        report.write = clock::now().saturating_since(copying);
+        report.distance = redo.saturating_since(node.wal.redo());
+
+        let unix_micros = clock::unix_micros();
+        let mut end = end_before;
+        let checkpoint = match kind {
+            Some(kind) => {
+                let insert = || self.insert_checkpoint(redo, unix_micros, kind);
+                let record = failpoint::step(Site::CheckpointRecord, insert)?;
+                // What else was logged meanwhile is for the next checkpoint.
+                if node.place(end_before, CheckPoint::RECORD_LEN).start == record.start {
+                    end = record.end;
+                }
+                Some(record.start.0)
+            }
+            None => Some(replayed_checkpoint).filter(|start| *start != 0),
+        };
+        let note = |control: &mut ControlFile| {
+            control.redo = redo.0;
+            if control.backup_end <= redo.0 {
+                control.backup_end = 0;
+            }
+            control.checkpoint = checkpoint.unwrap_or(control.checkpoint);
+            control.state = match kind {
+                Some(CheckPointKind::Online) => NodeState::InProduction,
+                Some(CheckPointKind::Shutdown) => NodeState::ShutDown,
+                // A restart point; the node may have been promoted meanwhile.
+                None => control.state,
+            };
+            control.time = Timestamp::from_unix_micros(unix_micros).0;
+        };
+        let control = failpoint::step(Site::CheckpointControl, || node.update_control(note))?;
+        self.last_end = end;
+        node.wal.redo.store(redo.0, Ordering::Release);
+        match removal::remove_old_segments(node, &control, self.log_end()) {
+            Ok(removed) => report.removed = removed,
+            // The checkpoint is done all the same; the next one tries again.
+            Err(error) => tracing::error!("could not remove old log segments: {error}"),
+        }
+        Ok(report)
+    }
+
+    /// Between two checkpoints: what the last one had to leave.
+    fn remove_again(&self) {
+        let removed = ControlFile::read(&self.node.data.control())
+            .and_then(|control| removal::remove_old_segments(self.node, &control, self.log_end()));
+        if let Err(error) = removed {
+            tracing::error!("could not remove old log segments: {error}");
+        }
+    }
+
+    /// Inserts and flushes the record; its place.
+    fn insert_checkpoint(
+        &mut self,
+        redo: Lsn,
+        unix_micros: i64,
+        kind: CheckPointKind,
+    ) -> io::Result<Inserted> {
+        let mut record = CheckPoint {
+            redo,
+            tli: self.node.wal.timeline(),
+            prev_tli: self.node.wal.timeline(),
+            time: unix_micros / 1_000_000,
+            horizon: self.node.wal.horizon(),
+            ..CheckPoint::default()
+        };
         if kind == CheckPointKind::Shutdown {
             // By definition a shutdown checkpoint's redo is its own place; nobody else logs any more. Recovery reads
             // from the applied LSN in the tables all the same.
             let end = self.node.wal.insert_lsn();
             record.redo = self.node.place(end, CheckPoint::RECORD_LEN).start;
         }
-        let inserted = self.xlog.insert(&mut record.record(kind)).map_err(io::Error::other)?;
+        let inserted = self.xlog.insert_kept(&mut record.record(kind)).map_err(io::Error::other)?;
         self.xlog.flush(inserted.end);
-        Ok(inserted.start)
+        Ok(inserted)
     }
 
     /// Makes what the tables hold durable; returns up to where.
     fn sync_tables(&self) -> io::Result<Lsn> {
         let committed = self.node.recovery.committed();
         let path = self.node.data.state_db_wal();
-        match fs::File::open(&path).and_then(|file| file.sync_data()) {
+        let sync = |file: fs::File| failpoint::io(Site::CheckpointSync, || file.sync_data());
+        // Its name too: SQLite syncs that with its own first sync, which may be yet to come.
+        let directory = path.parent().expect("a file in a data directory has a parent");
+        let sync_name = || fs::File::open(directory)?.sync_all();
+        match fs::File::open(&path).and_then(sync).and_then(|()| sync_name()) {
             Ok(()) => Ok(committed),
             // No log of SQLite's own: nothing was committed since state.db was synced.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(committed),
             Err(error) => {
-                panic_severity(&format!("could not fdatasync file \"{}\": {error}", path.display()))
+                let (path, reason, hint) = (path.display(), reason(&error), hint(&error));
+                panic_severity(&format!("could not fdatasync file \"{path}\": {reason}{hint}"))
             }
         }
     }
 
-    /// Copies SQLite's log into the tables' file as far as readers allow.
-    fn checkpoint_tables(&mut self) {
+    /// Copies SQLite's log into the tables' file as far as readers allow: how many pages, and of how many in that log.
+    fn checkpoint_tables(&mut self) -> (u32, u32) {
         if self.tables.is_none() {
             if !self.node.data.state_db().exists() {
-                return;
+                return (0, 0);
             }
             match engine::Checkpointer::open(&self.node.data.state_db()) {
                 Ok(tables) => self.tables = Some(tables),
-                Err(error) => return tracing::error!("could not open the tables for a checkpoint: {error}"),
+                Err(error) => {
+                    tracing::error!("could not open the tables for a checkpoint: {error}");
+                    return (0, 0);
+                }
             }
         }
-        let Some(tables) = &mut self.tables else { return };
-        match tables.passive() {
-            Ok(done) if done.checkpointed_frames == done.log_frames => {}
-            Ok(_) => {
-                self.node.checkpointer.restart_wanted.store(1, Ordering::Release);
-                self.node.wake_startup();
+        let Some(tables) = &mut self.tables else { return (0, 0) };
+        let result = match tables.passive() {
+            Err(error) if error.sqlstate == SqlState::DISK_FULL && Reserve::Tables.release(self.node) => {
+                tables.passive()
             }
-            Err(error) => tracing::error!("could not checkpoint the tables: {error}"),
+            result => result,
+        };
+        let full = self.full;
+        self.full = result.as_ref().is_err_and(|error| error.sqlstate == SqlState::DISK_FULL);
+        match result {
+            Ok(done) => {
+                if done.checkpointed_frames != done.log_frames {
+                    self.node.checkpointer.restart_wanted.store(1, Ordering::Release);
+                    self.node.wake_startup();
+                }
+                // SQLite counts from the start of its log; one that was started over counts less.
+                let before = std::mem::replace(&mut self.copied, done.checkpointed_frames);
+                let copied = done.checkpointed_frames.checked_sub(before).unwrap_or(done.checkpointed_frames);
+                (copied, done.log_frames)
+            }
+            Err(error) => {
+                // SQLite would try a sync that has failed again, on what the kernel may have dropped.
+                panic_if_broken(&error);
+                // A full disk is said once: the startup process asks again and again.
+                if !(full && self.full) {
+                    tracing::error!("could not checkpoint the tables: {error}");
+                }
+                (0, 0)
+            }
         }
     }
 
@@ -264,9 +365,9 @@ impl Checkpointer {
             self.switch_segment();
         }
         let result = if !self.node.recovery.in_recovery() {
-            self.checkpoint(Some(CheckPointKind::Shutdown))
+            self.checkpoint(Some(CheckPointKind::Shutdown), Cause::Shutdown.into())
         } else if self.node.data.is_standby() {
-            self.checkpoint(None).and_then(|()| self.note_shutdown_in_recovery())
+            self.checkpoint(None, Cause::Shutdown.into()).and_then(|()| self.note_shutdown_in_recovery())
         } else {
             // Stopped before recovery had ended: the next start begins it again.
             Ok(())
@@ -281,9 +382,8 @@ impl Checkpointer {
     }
 
     fn note_shutdown_in_recovery(&self) -> io::Result<()> {
-        let mut control = ControlFile::read(&self.node.data.control())?;
-        control.state = NodeState::ShutDownInRecovery;
-        control.write(&self.node.data.control())
+        self.node.update_control(|control| control.state = NodeState::ShutDownInRecovery)?;
+        Ok(())
     }
 
     /// Tells the walsenders that the end is near and waits until each is stopping or gone.

@@ -5,7 +5,7 @@
 //! Follows PostgreSQL 15 src/bin/pg_ctl/pg_ctl.c and src/bin/initdb/initdb.c.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,11 +17,14 @@ use settings::conf::parse_flag;
 use sys::process::PidFd;
 use sys::signal::Signal;
 use wal::segment::SegmentSize;
+use wire::hba::{self, Method};
+use wire::scram::{SALT_BYTES, Verifier};
 
 use crate::control::ControlFile;
-use crate::datadir::DataDir;
+use crate::datadir::{DataDir, NewFiles};
 use crate::reload_command::{Reload, reload};
 use crate::run::run_node;
+use crate::startup::writer::first_role;
 
 /// Exit status: failed.
 pub const FAILED: i32 = 1;
@@ -29,6 +32,9 @@ pub const FAILED: i32 = 1;
 pub const NOT_RUNNING: i32 = 3;
 /// Exit status of `status` when there is no accessible data directory.
 pub const NO_DATA_DIR: i32 = 4;
+
+/// What is longer than this is no password file.
+const PASSWORD_FILE_BYTES_MAX: u64 = 4096;
 
 /// A Walship primary.
 #[derive(Debug, Parser)]
@@ -71,6 +77,15 @@ struct Init {
     /// Size of the log's segments: a power of two from 1MB to 1GB
     #[arg(long, value_name = "SIZE", default_value = "16MB", value_parser = parse_segment_size)]
     wal_segsize: SegmentSize,
+    /// Name of the first role, a superuser
+    #[arg(short = 'U', long, value_name = "NAME", default_value = "postgres", value_parser = parse_role)]
+    username: String,
+    /// File whose first line is that role's password
+    #[arg(long, value_name = "FILE")]
+    pwfile: Option<PathBuf>,
+    /// How clients of this machine prove who they are, in the pg_hba.conf that is made: trust, scram-sha-256 or reject
+    #[arg(short = 'A', long, value_name = "METHOD", default_value = "trust", value_parser = Method::parse)]
+    auth: Method,
 }
 
 /// Running a node.
@@ -185,13 +200,53 @@ fn parse_segment_size(text: &str) -> Result<SegmentSize, String> {
     number.checked_mul(factor).and_then(|bytes| SegmentSize::new(bytes).ok()).ok_or_else(wrong)
 }
 
+fn parse_role(name: &str) -> Result<String, String> {
+    match name {
+        "" | "public" | "none" => Err("no role can have this name".to_owned()),
+        _ if name.starts_with("pg_") => Err("role names starting with \"pg_\" are reserved".to_owned()),
+        _ if name.len() > 63 => Err("a role's name has at most 63 bytes".to_owned()),
+        _ => Ok(name.to_owned()),
+    }
+}
+
 fn init(init: &Init) -> Result<String, String> {
     let data = DataDir::new(&init.data.data_dir);
     let control = ControlFile::new(new_system_identifier(), init.wal_segsize.bytes_u32(), 1);
     let conf = settings::conf::render(&[]).map_err(|error| error.to_string())?;
-    data.create(&conf, false, &control).map_err(|error| error.to_string())?;
+    let verifier = init.pwfile.as_deref().map(verifier_of_file).transpose()?;
+    if init.auth == Method::ScramSha256 && verifier.is_none() {
+        return Err("must specify a password for the superuser to enable password authentication\n\
+                    HINT:  Give a file with it: --pwfile FILE."
+            .to_owned());
+    }
+    let first_role = first_role(&init.username, verifier);
+    let files =
+        NewFiles { conf: &conf, hba: Some(&hba::default_text(init.auth)), first_role: Some(&first_role) };
+    data.create(&files, &control).map_err(|error| error.to_string())?;
     let dir = init.data.data_dir.display();
-    Ok(format!("Created data directory {dir}. Start the node with:\n\n    primary run -D {dir}\n"))
+    let warning = match init.auth {
+        Method::Trust => {
+            "\nEvery user of this machine may connect as anybody (\"trust\" in pg_hba.conf; see --auth and --pwfile).\n"
+        }
+        Method::Reject | Method::ScramSha256 => "",
+    };
+    Ok(format!("Created data directory {dir}. Start the node with:\n\n    primary run -D {dir}\n{warning}"))
+}
+
+/// The verifier of the password on the first line of a file.
+fn verifier_of_file(path: &Path) -> Result<String, String> {
+    let failed =
+        |error: io::Error| format!("could not read password from file \"{}\": {error}", path.display());
+    let mut line = String::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    io::BufReader::new(file).take(PASSWORD_FILE_BYTES_MAX).read_line(&mut line).map_err(failed)?;
+    let password = line.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err(format!("password file \"{}\" is empty", path.display()));
+    }
+    let mut salt = [0; SALT_BYTES];
+    sys::random::fill(&mut salt).map_err(|error| format!("could not generate random salt: {error}"))?;
+    Ok(Verifier::of_password(password, &salt).to_string())
 }
 
 /// As PostgreSQL makes it: seconds, microseconds and pid, so that no two are the same.
@@ -202,7 +257,10 @@ fn new_system_identifier() -> u64 {
 }
 
 /// The node of a data directory, if one runs.
-pub(crate) fn running(data_dir: &Path) -> Result<Option<PidFileLines>, String> {
+///
+/// # Errors
+/// There is no data directory, or processes of a dead postmaster are still in it.
+pub fn running(data_dir: &Path) -> Result<Option<PidFileLines>, String> {
     check_data_dir(data_dir)?;
     match inspect(data_dir).map_err(|error| error.to_string())? {
         Inspection::Running(lines) => Ok(Some(lines)),

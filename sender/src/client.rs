@@ -18,11 +18,13 @@
 //!
 //! Follows PostgreSQL 15 src/backend/replication/libpqwalreceiver/libpqwalreceiver.c.
 
+mod password;
 mod target;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipc::interrupt::Interrupts;
@@ -31,16 +33,24 @@ use ipc::wait_event::WaitEvent;
 use ipc::wait_event_set::{Events, SocketEvents};
 use sys::clock::{self, MonoTime};
 use sys::net::{Endpoint, Stream};
-use wire::client::{self, Authentication, BackendMessage};
+use wire::client::{self, BackendMessage};
 use wire::conninfo::{Conninfo, Target};
 use wire::error::ErrorResponse;
 
+use self::password::Proof;
 use crate::buffered_socket::{BufferedSocket, Fill, reason};
 
 /// The tag of a CopyData.
 const COPY_DATA_TAG: u8 = b'd';
 /// More bytes of rows than this are no answer to a question that a node asks.
 const RESULT_MAX: usize = 64 << 20;
+
+/// A server that may be silent is probed after so long a silence,
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+/// then that often,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// and given up after so many probes.
+const KEEPALIVE_COUNT: u32 = 3;
 
 /// Why talking to the upstream failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,11 +138,15 @@ pub struct ServerConnection {
     socket: BufferedSocket,
     target: Target,
     parameters: BTreeMap<String, String>,
+    /// The server's process.
+    backend_pid: i32,
     stream: StreamState,
     /// Of the message decoded last, to name it.
     tag: u8,
     /// How long the server may be silent while it owes an answer; `None` is for ever.
     answer_timeout: Option<Duration>,
+    /// The server has asked for a password, and has proved in turn that it knows the user's verifier.
+    authenticated: bool,
 }
 
 impl ServerConnection {
@@ -176,7 +190,7 @@ impl ServerConnection {
                 let timeout = conninfo.connect_timeout().or(patience);
                 let deadline = timeout.map(|timeout| clock::now().saturating_add(timeout));
                 let parameters = target::startup_parameters(conninfo, kind, application_name);
-                match Self::connect_to(me, target, &endpoint, deadline, conninfo.password(), &parameters) {
+                match Self::connect_to(me, target, &endpoint, deadline, conninfo, &parameters) {
                     Ok(connection) => return Ok(ServerConnection { answer_timeout: patience, ..connection }),
                     Err(ClientError::Interrupted) => return Err(ClientError::Interrupted),
                     Err(error) => {
@@ -193,7 +207,7 @@ impl ServerConnection {
         target: &Target,
         endpoint: &Endpoint,
         deadline: Option<MonoTime>,
-        password: Option<&str>,
+        conninfo: &Conninfo,
         parameters: &[(&str, &str)],
     ) -> Result<ServerConnection, ClientError> {
         let stream = Stream::connect_start(endpoint).map_err(|error| ClientError::Lost(reason(&error)))?;
@@ -202,14 +216,16 @@ impl ServerConnection {
             socket,
             target: target.clone(),
             parameters: BTreeMap::new(),
+            backend_pid: 0,
             stream: StreamState::None,
             tag: 0,
             answer_timeout: None,
+            authenticated: false,
         };
         connection.sleep(SocketEvents::CONNECTED, deadline, WaitEvent::WalReceiverConnect)?;
         connection.socket.stream().take_error().map_err(lost)?;
         client::startup_message(connection.socket.output(), parameters);
-        connection.finish_startup(deadline, password)?;
+        connection.finish_startup(deadline, conninfo, parameters)?;
         Ok(connection)
     }
 
@@ -217,24 +233,23 @@ impl ServerConnection {
     fn finish_startup(
         &mut self,
         deadline: Option<MonoTime>,
-        password: Option<&str>,
+        conninfo: &Conninfo,
+        parameters: &[(&str, &str)],
     ) -> Result<(), ClientError> {
+        let mut proof = Proof::NotAsked;
+        let target = self.target.clone();
         loop {
             self.await_message(deadline, WaitEvent::WalReceiverConnect)?;
             let Some(message) = self.decode_message()? else { continue };
             match message {
-                BackendMessage::Authentication(Authentication::Ok)
-                | BackendMessage::BackendKeyData(_)
-                | BackendMessage::NegotiateProtocolVersion(_) => {}
-                BackendMessage::Authentication(Authentication::CleartextPassword) => {
-                    let password = password.ok_or_else(|| {
-                        ClientError::Protocol("fe_sendauth: no password supplied".to_owned())
-                    })?;
-                    client::password_message(self.socket.output(), password);
+                BackendMessage::Authentication(authentication) => {
+                    let answer =
+                        proof.step(authentication, || password::find(conninfo, &target, parameters))?;
+                    self.authenticated = proof.is_complete();
+                    self.socket.output().extend(answer);
                 }
-                BackendMessage::Authentication(Authentication::Other(code)) => {
-                    return Err(ClientError::Protocol(format!("authentication method {code} not supported")));
-                }
+                BackendMessage::NegotiateProtocolVersion(_) => {}
+                BackendMessage::BackendKeyData(key) => self.backend_pid = key.pid,
                 BackendMessage::ReadyForQuery(_) => return Ok(()),
                 BackendMessage::ErrorResponse(report) => return Err(ClientError::Server(report)),
                 _ => return Err(self.unexpected_message()),
@@ -242,9 +257,27 @@ impl ServerConnection {
         }
     }
 
+    /// Whether the server has let this client in by its password.
+    pub fn by_password(&self) -> bool {
+        self.authenticated
+    }
+
     /// Where this connection goes.
     pub fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// The server's process that serves this session.
+    pub fn backend_pid(&self) -> i32 {
+        self.backend_pid
+    }
+
+    /// The address of this side of the connection; none on a Unix socket.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn local_address(&self) -> io::Result<Option<SocketAddr>> {
+        self.socket.stream().local_addr()
     }
 
     /// The last reported value of a setting of the server, such as `server_version`.
@@ -259,12 +292,55 @@ impl ServerConnection {
     /// is of no more use.
     pub fn query(&mut self, text: &str) -> Result<Vec<QueryResult>, ClientError> {
         client::query(self.socket.output(), text);
+        self.read_results()?.without_copy()
+    }
+
+    /// Sends a command that the server answers with results and a copy to the client, BASE_BACKUP; the results. The server
+    /// may be silent for as long as it likes from here on.
+    ///
+    /// # Errors
+    /// As [`ServerConnection::query`].
+    pub fn start_copy_out(&mut self, command: &str) -> Result<Vec<QueryResult>, ClientError> {
+        self.answer_timeout = None;
+        // Else nobody would notice a server that is gone without a word. A Unix socket has no need of it.
+        let idle = Some(KEEPALIVE_IDLE);
+        let _ = self.socket.stream().set_keepalive(idle, Some(KEEPALIVE_INTERVAL), Some(KEEPALIVE_COUNT));
+        client::query(self.socket.output(), command);
         match self.read_results()? {
-            Results::Done(results) => Ok(results),
-            Results::CopyBoth => {
-                Err(ClientError::Protocol("the server began a copy nobody asked for".to_owned()))
+            Results::CopyOut(results) => Ok(results),
+            Results::Done(_) | Results::CopyBoth => {
+                Err(ClientError::Protocol(format!("the server answered \"{command}\" without a copy")))
             }
         }
+    }
+
+    /// The next piece of that copy; waits for it. `None` when the copy is over.
+    ///
+    /// # Errors
+    /// As [`ServerConnection::query`]: after an error of the server's nothing of the copy is of use.
+    pub fn receive_copy(&mut self) -> Result<Option<&[u8]>, ClientError> {
+        loop {
+            self.await_answer()?;
+            if self.socket.input.next_tag() == Some(COPY_DATA_TAG) {
+                break;
+            }
+            let Some(message) = self.decode_message()? else { continue };
+            return match message {
+                BackendMessage::CopyDone => Ok(None),
+                BackendMessage::ErrorResponse(report) => Err(ClientError::Server(report)),
+                _ => Err(self.unexpected_message()),
+            };
+        }
+        let message = self.socket.input.next_message().map_err(out_of_step)?;
+        Ok(message.map(|message| message.body))
+    }
+
+    /// The results that follow the copy.
+    ///
+    /// # Errors
+    /// As [`ServerConnection::query`].
+    pub fn end_copy_out(&mut self) -> Result<Vec<QueryResult>, ClientError> {
+        self.read_results()?.without_copy()
     }
 
     /// Sends START_REPLICATION.
@@ -273,13 +349,13 @@ impl ServerConnection {
     /// As [`ServerConnection::query`].
     pub fn start_streaming(&mut self, command: &str) -> Result<StreamStart, ClientError> {
         client::query(self.socket.output(), command);
-        Ok(match self.read_results()? {
-            Results::Done(results) => StreamStart::Ended(results),
+        match self.read_results()? {
             Results::CopyBoth => {
                 self.stream = StreamState::Open;
-                StreamStart::Streaming
+                Ok(StreamStart::Streaming)
             }
-        })
+            other => other.without_copy().map(StreamStart::Ended),
+        }
     }
 
     /// Reads results up to ReadyForQuery or the start of a copy.
@@ -312,6 +388,7 @@ impl ServerConnection {
                     return failure.map_or(Ok(Results::Done(results)), Err);
                 }
                 BackendMessage::CopyBothResponse => return Ok(Results::CopyBoth),
+                BackendMessage::CopyOutResponse => return Ok(Results::CopyOut(results)),
                 _ => return Err(self.unexpected_message()),
             }
             if size > RESULT_MAX {
@@ -377,12 +454,7 @@ impl ServerConnection {
             self.receive()?;
         }
         self.stream = StreamState::None;
-        match self.read_results()? {
-            Results::Done(results) => Ok(results),
-            Results::CopyBoth => {
-                Err(ClientError::Protocol("the server began a copy nobody asked for".to_owned()))
-            }
-        }
+        self.read_results()?.without_copy()
     }
 
     /// Where messages of the stream are appended ([`wire::replication::payload::StandbyMessage::encode`]).
@@ -419,6 +491,11 @@ impl ServerConnection {
 
     /// Tells the server that this is the end, as well as can be done without waiting.
     pub fn close(mut self) {
+        self.say_goodbye();
+    }
+
+    /// As [`ServerConnection::close`]; nothing else may follow.
+    pub fn say_goodbye(&mut self) {
         client::terminate(self.socket.output());
         // Whoever is gone already needs no goodbye.
         let _ = self.socket.send_available();
@@ -506,6 +583,20 @@ impl ServerConnection {
 enum Results {
     Done(Vec<QueryResult>),
     CopyBoth,
+    /// After these results.
+    CopyOut(Vec<QueryResult>),
+}
+
+impl Results {
+    /// For a command that copies nothing.
+    fn without_copy(self) -> Result<Vec<QueryResult>, ClientError> {
+        match self {
+            Results::Done(results) => Ok(results),
+            Results::CopyBoth | Results::CopyOut(_) => {
+                Err(ClientError::Protocol("the server began a copy nobody asked for".to_owned()))
+            }
+        }
+    }
 }
 
 fn lost(error: io::Error) -> ClientError {

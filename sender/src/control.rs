@@ -1,22 +1,23 @@
 //! The control file: who this node is and where recovery may begin.
 //!
-//! ```text
-//! | 0 | 4 | magic "WSCF" | 4 | 4 | version | 8 | 4 | CRC-32C of what follows | 12.. | bincode |
-//! ```
+//! Its form is that of every small file here ([`crate::sealed_file`]).
 //!
-//! Written whole by temporary file and rename, by one process at a time: `init` and `clone`, then the startup process
-//! until recovery has ended, after that the checkpointer. Read once at start by the postmaster.
+//! Written whole by temporary file and rename: by `init` and `clone`, then by the startup process (state and timeline,
+//! until recovery has ended) and the checkpointer (the rest, always), each under a lock ([`Node::update_control`]): so a
+//! restart point that is under way when a standby is promoted takes nothing of the promotion back. Read once at start by
+//! the postmaster.
 //!
 //! Follows PostgreSQL 15 src/include/catalog/pg_control.h; differs in: the applied LSN is not here but in the tables
 //! themselves, in the transaction that it belongs to.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use bincode::{Decode, Encode};
 
-use crate::datadir::replace_file;
+use crate::node::Node;
+use crate::reserve::with_room;
+use crate::sealed_file::Seal;
 
 /// What the node was doing when the file was written. `pg_control`'s DBState.
 #[derive(Clone, Copy, Debug, Decode, Encode, Eq, PartialEq)]
@@ -64,15 +65,14 @@ pub struct ControlFile {
     pub checkpoint: u64,
     /// Redo LSN of that checkpoint: nothing at or after it may be removed. 0 = the start of the log.
     pub redo: u64,
+    /// End of the base backup that this directory was made from; 0: it wasn't, or the tables have got there. Without an
+    /// upstream or an archive the node doesn't start from a log that ends before.
+    pub backup_end: u64,
     /// When the file was written, µs since 2000-01-01 UTC.
     pub time: i64,
 }
 
-const MAGIC: &[u8; 4] = b"WSCF";
-const VERSION: u32 = 1;
-const HEADER: usize = 12;
-/// More than a control file of any version will need; a longer file is not one.
-const SIZE_MAX: u64 = 4096;
+const SEAL: Seal = Seal { name: "control file", magic: b"WSCF", version: 2 };
 
 impl ControlFile {
     /// That of a node which has never been started.
@@ -84,8 +84,15 @@ impl ControlFile {
             state: NodeState::StartingUp,
             checkpoint: 0,
             redo: 0,
+            backup_end: 0,
             time: 0,
         }
+    }
+
+    /// Whether the node was a standby until now: its log was received. Such a log may be torn anywhere behind what was flushed
+    /// here, whatever its records say of the primary's.
+    pub fn is_received(&self) -> bool {
+        matches!(self.state, NodeState::InArchiveRecovery | NodeState::ShutDownInRecovery)
     }
 
     /// Reads and checks the file.
@@ -93,28 +100,17 @@ impl ControlFile {
     /// # Errors
     /// It can't be read, or isn't one (magic, version, CRC); the text names the path.
     pub fn read(path: &Path) -> io::Result<ControlFile> {
-        let named = |error: io::Error| {
-            io::Error::new(error.kind(), format!("could not read file \"{}\": {error}", path.display()))
-        };
-        if fs::metadata(path).map_err(named)?.len() > SIZE_MAX {
-            return Err(invalid(path, "it is too long"));
-        }
-        let bytes = fs::read(path).map_err(named)?;
-        if bytes.len() < HEADER || &bytes[..4] != MAGIC {
-            return Err(invalid(path, "it does not begin as one"));
-        }
-        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        if word(4) != VERSION {
-            return Err(invalid(path, &format!("its version is {}, this program knows {VERSION}", word(4))));
-        }
-        if word(8) != crc32c::crc32c(&bytes[HEADER..]) {
-            return Err(invalid(path, "its checksum is wrong"));
-        }
-        let config = bincode::config::standard().with_limit::<4096>();
-        match bincode::decode_from_slice(&bytes[HEADER..], config) {
-            Ok((control, used)) if used == bytes.len() - HEADER => Ok(control),
-            _ => Err(invalid(path, "its content can't be decoded")),
-        }
+        SEAL.read(path)
+    }
+
+    /// Checks a file's bytes. Error: why they are none.
+    pub fn from_bytes(bytes: &[u8]) -> Result<ControlFile, String> {
+        SEAL.decode(bytes)
+    }
+
+    /// The file's bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        SEAL.encode(self)
     }
 
     /// Replaces the file durably.
@@ -122,28 +118,30 @@ impl ControlFile {
     /// # Errors
     /// Those of the file system; the old file is then still there.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let body =
-            bincode::encode_to_vec(self, bincode::config::standard()).expect("fixed fields always encode");
-        let mut bytes = Vec::with_capacity(HEADER + body.len());
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
-        bytes.extend_from_slice(&body);
-        replace_file(path, &bytes).map_err(|error| {
-            io::Error::new(error.kind(), format!("could not write file \"{}\": {error}", path.display()))
-        })
+        SEAL.write(path, self)
     }
 }
 
-fn invalid(path: &Path, why: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("control file \"{}\" is damaged or not a control file: {why}", path.display()),
-    )
+impl Node {
+    /// Has the control file changed as it is now, durably, with the room of the reserve if the disk is full; what it is
+    /// then. One process at a time.
+    ///
+    /// # Errors
+    /// Those of the file; the old one is then still there.
+    pub fn update_control(&self, change: impl FnOnce(&mut ControlFile)) -> io::Result<ControlFile> {
+        let _alone = self.control_lock.lock();
+        let path = self.data.control();
+        let mut control = ControlFile::read(&path)?;
+        change(&mut control);
+        with_room(self, || control.write(&path))?;
+        Ok(control)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -10,7 +10,8 @@
 //!    the walsenders and of those who wait.
 //! 4. [`startup`] answers the session, then commits the tables.
 //! 5. [`notify`] carries what NOTIFY says from session to session, beside the log.
-//! 6. [`walsender`] sends what is flushed; [`walwriter`] flushes what nobody waits for; [`checkpointer`] bounds
+//! 6. [`sync_rep`] holds the horizon back until the synchronous standbys have the log, too.
+//! 7. [`walsender`] sends what is flushed; [`walwriter`] flushes what nobody waits for; [`checkpointer`] bounds
 //!    recovery and SQLite's own log; [`archiver`] hands complete segments to a command.
 //!
 //! Invariants:
@@ -22,6 +23,7 @@
 pub mod archive_status;
 pub mod archiver;
 pub mod backend_status;
+pub mod base_backup;
 mod buffered_socket;
 pub mod checkpointer;
 pub mod cli;
@@ -30,21 +32,29 @@ pub mod configuration;
 pub mod connection;
 pub mod control;
 pub mod datadir;
+mod hand_over;
 pub mod log;
 pub mod memory_report;
 pub mod node;
+pub mod node_watch;
 pub mod notify;
 mod ordering;
 mod quit_messages;
 pub mod recovery_state;
 pub mod reload_command;
+pub mod replication_slots;
 pub mod requests;
+pub mod reserve;
 pub mod restore_command;
 pub mod run;
+mod sealed_file;
 pub mod session;
+pub mod session_count;
 mod shell_text;
 pub mod startup;
 mod sync;
+pub mod sync_rep;
+pub mod tail;
 pub mod wait;
 pub mod wal_buffers;
 pub mod walreceiver_state;

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use engine::writer::WriterOptions;
 use ipc::barrier::Absorption;
+use ipc::condition_variable::ConditionVariable;
 use ipc::interrupt::Interrupts;
+use ipc::lwlock::LwLock;
 use ipc::proc::{ProcArray, ProcNumber};
 use ipc::process::Me;
 use ipc::shmem::Shmem;
@@ -22,6 +24,7 @@ use wal::lsn::Lsn;
 use wal::segment::{self, SegmentNumber, SegmentSize};
 use wal::store::SegmentStore;
 use wal::timestamp::Timestamp;
+use wire::hba::Rules;
 
 use crate::archiver::ArchiverCtl;
 use crate::backend_status::BackendStatus;
@@ -32,8 +35,11 @@ use crate::memory_report::report_if_asked;
 use crate::notify::NotifyQueue;
 use crate::notify::outgoing::Outgoing;
 use crate::recovery_state::RecoveryCtl;
+use crate::replication_slots::ReplicationSlots;
 use crate::requests::Requests;
 use crate::session::system_info::WriterInfo;
+use crate::session_count::SessionCount;
+use crate::sync_rep::{SyncRepCtl, SyncWait};
 use crate::wal_buffers::WalBuffers;
 use crate::walreceiver_state::WalRcvCtl;
 use crate::walsender::slot::WalSndSlot;
@@ -67,6 +73,10 @@ pub struct Node {
     pub recovery: &'static RecoveryCtl,
     /// LSN up to which each process waits for the tables (0: it doesn't); one word per process slot.
     pub apply_waits: &'static [AtomicU64],
+    /// Who waits for synchronous standbys, and for what.
+    pub sync_rep: &'static SyncRepCtl,
+    /// What each process waits for by itself; one per process slot.
+    pub sync_waits: &'static [SyncWait],
     /// Since when each process has been reading the tables (monotonic clock, ns; 0: it isn't); one word per process slot.
     pub reading_since: &'static [AtomicU64],
     /// Writes on their way from sessions to the startup process.
@@ -77,24 +87,36 @@ pub struct Node {
     pub statuses: &'static [BackendStatus],
     /// Positions of the walsenders.
     pub walsenders: &'static [WalSndSlot],
+    /// Promises to keep the log.
+    pub replication_slots: ReplicationSlots,
     /// The walreceiver's state (a standby's).
     pub walreceiver: &'static WalRcvCtl,
     /// What the archiver has done.
     pub archiver: &'static ArchiverCtl,
+    /// Grows with every change of roles: sessions look at theirs again.
+    pub roles_version: &'static AtomicU64,
+    /// How many sessions there are.
+    pub sessions: &'static SessionCount,
+    /// Held by who changes the control file ([`Node::update_control`]).
+    pub control_lock: &'static LwLock,
     /// Requests to the checkpointer; see [`crate::checkpointer`].
     pub checkpointer: &'static crate::checkpointer::CheckpointerCtl,
+    /// Who waits for a checkpoint to begin or to end.
+    pub checkpoint_progress: ConditionVariable,
 }
 
 impl Node {
     /// Bytes of shared memory beside the process slots.
     pub fn shmem_size(settings: &Settings, slots: usize) -> usize {
-        let per_slot = 3 * size_of::<AtomicU64>() + size_of::<BackendStatus>();
+        let per_slot = 3 * size_of::<AtomicU64>() + size_of::<SyncWait>() + size_of::<BackendStatus>();
         Configuration::SHMEM_SIZE
             + WalBuffers::shmem_size(settings.wal_buffers)
             + slots * per_slot
             + Requests::shmem_size(slots)
             + NotifyQueue::shmem_size(settings, slots)
             + settings.max_wal_senders * size_of::<WalSndSlot>()
+            + ReplicationSlots::shmem_size(settings.max_replication_slots, slots)
+            + ConditionVariable::size(slots)
             + 64 * 1024
     }
 
@@ -103,22 +125,25 @@ impl Node {
     pub fn initialise(&self, control: &ControlFile) {
         self.buffers.initialise();
         self.wal.timeline.store(control.timeline, Ordering::Relaxed);
+        self.wal.redo.store(control.redo, Ordering::Relaxed);
         self.recovery.in_recovery.store(1, Ordering::Relaxed);
         self.archiver
             .reset_time
             .store(Timestamp::from_unix_micros(clock::unix_micros()).0, Ordering::Relaxed);
     }
 
-    /// Builds the node in `shmem`, with settings just read under the `flags` of the command line; before the first fork.
+    /// Builds the node in `shmem`, with settings and rules just read, under the `flags` of the command line; before the first
+    /// fork.
     pub fn create(
         data: DataDir,
-        settings: Settings,
+        (settings, rules): (Settings, Rules),
         flags: Vec<(String, String)>,
         control: &ControlFile,
         procs: &'static ProcArray,
         shmem: &mut Shmem,
     ) -> &'static Node {
         let slots = procs.len();
+        let sync_rep: &'static SyncRepCtl = shmem.alloc();
         let node = Node {
             system_identifier: control.system_identifier,
             segment_size: SegmentSize::new(u64::from(control.segment_size))
@@ -128,19 +153,27 @@ impl Node {
             flush_waits: shmem.alloc_array(slots),
             recovery: shmem.alloc(),
             apply_waits: shmem.alloc_array(slots),
+            sync_rep,
+            sync_waits: shmem.alloc_array(slots),
             reading_since: shmem.alloc_array(slots),
-            requests: Requests::create(shmem, &settings, slots),
+            requests: Requests::create(shmem, &settings, slots, sync_rep),
             notify: NotifyQueue::create(shmem, &settings, procs),
             statuses: shmem.alloc_array(slots),
             walsenders: shmem.alloc_array(settings.max_wal_senders),
+            replication_slots: ReplicationSlots::create_all(shmem, settings.max_replication_slots, slots),
             walreceiver: shmem.alloc(),
             archiver: shmem.alloc(),
+            control_lock: shmem.alloc(),
             checkpointer: shmem.alloc(),
+            checkpoint_progress: ConditionVariable::create(shmem, slots),
+            sessions: shmem.alloc(),
+            roles_version: shmem.alloc(),
             procs,
             data,
             configuration: Configuration::create(
                 shmem,
                 settings,
+                rules,
                 flags,
                 Timestamp::from_unix_micros(clock::unix_micros()),
             ),
@@ -174,7 +207,7 @@ impl Node {
 
     /// The log's directory, with files of the calling process; after fork.
     pub fn segment_store(&self) -> SegmentStore {
-        SegmentStore::new(self.data.pg_wal(), self.segment_size)
+        SegmentStore::new(self.data.pg_wal(), self.segment_size).leaving_room(sys::file::available_bytes)
     }
 
     /// How the startup process opens the tables. Its statements' pg_notify() adds to `notifications`.
@@ -220,6 +253,12 @@ impl Node {
                 self.procs.set_latch(number);
             }
         }
+    }
+
+    /// As [`Node::wake_walsenders`], but for the walsender that does it.
+    pub fn wake_walsenders_but(&self, me: ProcNumber) {
+        let others = self.walsenders.iter().filter_map(WalSndSlot::owner).filter(|number| *number != me);
+        others.for_each(|number| self.procs.set_latch(number));
     }
 
     /// Sets the startup process' latch: a write waits, WAL came in, the horizon moved.

@@ -12,6 +12,16 @@
 //!
 //! With both fences at least one sees the other, so nobody sleeps over a position that is reached.
 //!
+//! **An answer that waits for a position** (the horizon). It is in a session's place, whose owner is not woken for it: the
+//! place itself is the waiter's word, and who moves the position wakes the session. So what the waker has seen of the place,
+//! the session sees when it wakes.
+//!
+//! ```text
+//! startup:   answer, lsn ; state := waiting (release) ; full fence ; look at the position: there? set the latch
+//! publisher: position := lsn ; full fence ; state (acquire) waiting? lsn reached? set the latch
+//! session:   latch is set ; state (acquire), answer
+//! ```
+//!
 //! **The ring of WAL buffers.** A reader copies without a lock and looks afterwards whether the page was claimed meanwhile.
 //!
 //! ```text
@@ -96,6 +106,18 @@ pub(crate) fn published_position(word: &AtomicU64) -> u64 {
 /// Gives a place with what was written into it away.
 pub(crate) fn give_away(state: &AtomicU32, to: u32) {
     state.store(to, Order::GiveAway.get());
+}
+
+/// Gives a place away to an owner that nobody wakes for it unless the position that it waits for has come: look at that after
+/// this.
+pub(crate) fn give_away_waiting(state: &AtomicU32, to: u32) {
+    state.store(to, Order::GiveAway.get());
+    fence(Order::AnnounceBeforeLook);
+}
+
+/// Raises a position that several move; what it was before.
+pub(crate) fn raise_position(word: &AtomicU64, position: u64) -> u64 {
+    word.fetch_max(position, Order::GiveAway.get())
 }
 
 /// Whether the place has come to this state; if so its bytes may be read (and written) by who owns it in that state.

@@ -36,12 +36,18 @@ ipc::shared_struct! {
         pub acknowledged: AtomicU64,
         /// End of the last record that the startup process has read; pg_last_wal_replay_lsn().
         pub replayed: AtomicU64,
+        /// Start of the last checkpoint record that was replayed; 0: none since start.
+        pub replayed_checkpoint: AtomicU64,
         /// Commit time of the last change put by replay, µs since 2000-01-01; 0: none.
         pub last_xact_time: AtomicI64,
         /// How many processes wait in `apply_waits`.
         pub waiters: AtomicU32,
+        /// A [`PauseState`]: requests are written by sessions, that it has paused by the startup process.
+        pause: AtomicU32,
         /// 1 while the tables' disk is full: readers don't wait for what can't be committed now.
         no_room: AtomicU32,
+        /// 1: a process has used the reserve. Set by that process, taken by the startup process.
+        pub reserve_released: AtomicU32,
     }
 }
 
@@ -98,9 +104,69 @@ impl RecoveryCtl {
         }
     }
 
+    /// Whether any of those who wait wants more than has been applied.
+    pub fn is_awaited(&self, node: &Node) -> bool {
+        let applied = self.applied().0;
+        node.apply_waits.iter().any(|word| ordering::awaited(word).is_some_and(|wanted| wanted > applied))
+    }
+
     /// Whether a reader waits for the tables: the startup process then commits without gathering more.
     pub fn has_waiters(&self) -> bool {
         self.waiters.load(Ordering::Relaxed) != 0
+    }
+}
+
+/// Whether a standby applies what it has. The texts are those of pg_get_wal_replay_pause_state().
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum PauseState {
+    /// It does.
+    NotPaused = 0,
+    /// It is to stop, and hasn't noticed yet.
+    Requested = 1,
+    /// It doesn't, until it is told to go on.
+    Paused = 2,
+}
+
+impl PauseState {
+    /// The function's text.
+    pub fn name(self) -> &'static str {
+        match self {
+            PauseState::NotPaused => "not paused",
+            PauseState::Requested => "pause requested",
+            PauseState::Paused => "paused",
+        }
+    }
+}
+
+impl RecoveryCtl {
+    /// Whether replay is paused, or to be.
+    pub fn pause_state(&self) -> PauseState {
+        match self.pause.load(Ordering::Acquire) {
+            1 => PauseState::Requested,
+            2 => PauseState::Paused,
+            _ => PauseState::NotPaused,
+        }
+    }
+
+    /// Has the startup process stop applying, or go on; wakes it.
+    pub fn set_paused(&self, node: &Node, paused: bool) {
+        let (from, to) = (PauseState::NotPaused as u32, PauseState::Requested as u32);
+        match paused {
+            true => _ = self.pause.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed),
+            false => self.pause.store(from, Ordering::Release),
+        }
+        node.wake_startup();
+    }
+
+    /// For the startup process, which applies nothing from here on if this says so.
+    pub fn heed_pause(&self) -> bool {
+        let (from, to) = (PauseState::Requested as u32, PauseState::Paused as u32);
+        let taken = self.pause.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+        if taken.is_ok() {
+            tracing::info!("recovery has paused\nHINT:  Execute pg_wal_replay_resume() to continue.");
+        }
+        taken.is_ok() || taken == Err(to)
     }
 }
 

@@ -6,21 +6,16 @@
 //!
 //! Follows PostgreSQL 15 src/bin/pg_ctl/pg_ctl.c (do_reload); differs in: waiting, and telling what came of it.
 
-use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use ipc::wait_event::WaitEvent;
-use ipc::wait_event_set::{Events, SocketEvents, WaitEventSet};
-use postmaster::pid_file::{FILE_NAME, PidFileLines};
 use postmaster::reload_line::{ReloadLine, ReloadProgress};
 use sys::clock::{self, MonoTime};
-use sys::inotify::Inotify;
-use sys::process::{Pid, PidFd};
 use sys::signal::Signal;
 
 use crate::cli::{DataDirArg, running};
+use crate::node_watch::{News, NodeWatch};
 
 /// How long the postmaster may take to say who is late.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -46,39 +41,14 @@ pub fn reload(reload: &Reload) -> Result<String, String> {
     let Some(lines) = running(dir)? else {
         return Err(format!("no node runs in \"{}\"", dir.display()));
     };
-    let asked = Asked::new(dir, lines.pid)
-        .map_err(|error| format!("could not watch the node (PID {}): {error}", lines.pid))?;
-    asked.wait(Duration::from_secs(reload.timeout))
-}
-
-/// How the wait for news has ended.
-enum News {
-    /// The line has changed, or may have.
-    Line,
-    Ended,
-    TimedOut,
+    Asked { node: NodeWatch::new(dir, lines.pid)? }.wait(Duration::from_secs(reload.timeout))
 }
 
 struct Asked {
-    pid_file: PathBuf,
-    pid: Pid,
-    process: PidFd,
-    changes: Inotify,
-    set: WaitEventSet,
+    node: NodeWatch,
 }
 
 impl Asked {
-    fn new(dir: &Path, pid: Pid) -> io::Result<Asked> {
-        let pid_file = dir.join(FILE_NAME);
-        let process = PidFd::open(pid)?;
-        // Before the first look at the line: no change is missed.
-        let changes = Inotify::on_changes(&pid_file)?;
-        let mut set = WaitEventSet::without_process(2)?;
-        set.add_child_exit(&process)?;
-        set.add_socket(&changes, SocketEvents::READABLE)?;
-        Ok(Asked { pid_file, pid, process, changes, set })
-    }
-
     fn wait(mut self, timeout: Duration) -> Result<String, String> {
         let deadline = clock::now().saturating_add(timeout);
         let before = loop {
@@ -88,13 +58,13 @@ impl Asked {
                 None => self.news_of_node(deadline, timeout)?,
             }
         };
-        self.signal(Signal::Hup)?;
+        self.node.signal(Signal::Hup, "reload")?;
         loop {
             if let Some(outcome) = self.outcome(before) {
                 return outcome;
             }
             match self.news(deadline)? {
-                News::Line => {}
+                News::File => {}
                 News::Ended => return Err(self.ended()),
                 News::TimedOut => return self.who_is_late(before, timeout),
             }
@@ -103,7 +73,7 @@ impl Asked {
 
     /// The line as it is now; none in the middle of a write, or when the file is gone.
     fn line(&self) -> Option<ReloadLine> {
-        PidFileLines::parse(&std::fs::read_to_string(&self.pid_file).ok()?)?.reload
+        self.node.lines()?.reload
     }
 
     /// What came of a reload after number `before`; none: there is no answer yet.
@@ -120,7 +90,7 @@ impl Asked {
     }
 
     fn who_is_late(&mut self, before: u64, timeout: Duration) -> Result<String, String> {
-        self.signal(Signal::Usr1)?;
+        self.node.signal(Signal::Usr1, "reload")?;
         let deadline = clock::now().saturating_add(ANSWER_WITHIN);
         loop {
             if let Some(outcome) = self.outcome(before) {
@@ -142,36 +112,24 @@ impl Asked {
     /// Waits until the line may have changed; anything else is an error.
     fn news_of_node(&mut self, deadline: MonoTime, timeout: Duration) -> Result<(), String> {
         match self.news(deadline)? {
-            News::Line => Ok(()),
+            News::File => Ok(()),
             News::Ended => Err(self.ended()),
             News::TimedOut => Err(format!(
                 "the postmaster (PID {}) did not reload its configuration within {} s",
-                self.pid,
+                self.node.pid,
                 timeout.as_secs()
             )),
         }
     }
 
     fn news(&mut self, deadline: MonoTime) -> Result<News, String> {
-        let failed = |error: io::Error| format!("could not wait for the node: {error}");
-        let mut occurred = Vec::new();
-        let timeout = deadline.saturating_since(clock::now());
-        self.set.wait(Some(timeout), WaitEvent::ProcSignalBarrier, &mut occurred).map_err(failed)?;
-        let happened = occurred.iter().fold(Events::NONE, |all, one| all | one.events);
-        if happened.contains(Events::CHILD_EXIT) {
-            return Ok(News::Ended);
-        }
-        let changed = self.changes.take().map_err(failed)?;
-        Ok(if changed { News::Line } else { News::TimedOut })
-    }
-
-    fn signal(&self, signal: Signal) -> Result<(), String> {
-        self.process
-            .kill(signal)
-            .map_err(|error| format!("could not send reload signal (PID {}): {error}", self.pid))
+        self.node.news(deadline, WaitEvent::ProcSignalBarrier)
     }
 
     fn ended(&self) -> String {
-        format!("the node (PID {}) ended before all of its processes had the new configuration", self.pid)
+        format!(
+            "the node (PID {}) ended before all of its processes had the new configuration",
+            self.node.pid
+        )
     }
 }

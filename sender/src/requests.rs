@@ -15,6 +15,10 @@
 //!    +------------------------------+-------------------------------------------------------------+
 //! ```
 //!
+//! DONE is DURABLE or APPLIED while what the answer rests on has not been confirmed by the synchronous standbys
+//! ([`crate::sync_rep`]): the answer is there, but whoever moves the horizon wakes the session, not the startup process. A
+//! session that looks earlier, because of a cancel, takes the answer and waits by itself.
+//!
 //! Whoever owns the place in a state is the only one who touches its bytes; the transition (release) hands them over
 //! (acquire). Whoever makes one sets the other's latch after it.
 //!
@@ -39,7 +43,7 @@ pub mod asked;
 pub mod desk;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ipc::proc::ProcNumber;
 use ipc::process::Me;
@@ -47,8 +51,11 @@ use ipc::shm_mq::ShmMq;
 use ipc::shmem::{SharedBytes, Shmem};
 use settings::Settings;
 use sys::clock::MonoTime;
+use wal::lsn::Lsn;
 
+use crate::node::Node;
 use crate::ordering;
+use crate::sync_rep::{Awaited, Confirmation, SyncRepCtl};
 use asked::Asked;
 
 /// Bytes of room for a request in its place; a longer one goes through a queue.
@@ -68,6 +75,10 @@ const SENDING: u32 = 2;
 const TAKEN: u32 = 3;
 const DONE: u32 = 4;
 const ANSWERING: u32 = 5;
+/// The answer is there; the session is woken when the horizon passes what it rests on.
+const DURABLE: u32 = 6;
+/// The same, when who reads on the synchronous standbys sees it.
+const APPLIED: u32 = 7;
 
 ipc::shared_struct! {
     /// One session's place.
@@ -76,8 +87,24 @@ ipc::shared_struct! {
         state: AtomicU32,
         /// Bytes of the small request, then of the small answer.
         length: AtomicU32,
+        /// What the answer rests on; 0: on nothing that waits. Written before the answer is given.
+        lsn: AtomicU64,
         /// When the statement times out, ns of the monotonic clock; 0: never.
         deadline: AtomicU64,
+    }
+}
+
+impl RequestSlot {
+    /// What the answer that is there waits for, in the states in which nobody has woken the session for it.
+    fn awaited(&self) -> Option<Awaited> {
+        let state = self.state.load(Ordering::Relaxed);
+        let confirmation = match state {
+            DURABLE => Confirmation::Durable,
+            APPLIED => Confirmation::Applied,
+            _ => return None,
+        };
+        ordering::is_given(&self.state, state)
+            .then(|| Awaited { lsn: Lsn(self.lsn.load(Ordering::Relaxed)), confirmation })
     }
 }
 
@@ -95,6 +122,8 @@ pub struct Requests {
     queues: &'static [Queues],
     bytes: SharedBytes,
     request_bytes_max: usize,
+    /// Counts those whose answers wait.
+    sync_rep: &'static SyncRepCtl,
 }
 
 impl Requests {
@@ -106,7 +135,12 @@ impl Requests {
     }
 
     /// Takes the memory; before fork.
-    pub fn create(shmem: &mut Shmem, settings: &Settings, slots: usize) -> Requests {
+    pub fn create(
+        shmem: &mut Shmem,
+        settings: &Settings,
+        slots: usize,
+        sync_rep: &'static SyncRepCtl,
+    ) -> Requests {
         let sessions = slots - ProcNumber::FIRST_BACKEND.index();
         let queue = || ShmMq::create(shmem, RING_BYTES);
         let queues = (0..sessions).map(|_| Queues { request: queue(), answer: queue() }).collect();
@@ -116,6 +150,7 @@ impl Requests {
             bytes: shmem.alloc_bytes(sessions * (SMALL_REQUEST_BYTES + SMALL_ANSWER_BYTES)),
             // The codec has up to two bytes beside a text of one.
             request_bytes_max: 3 * settings.max_statement_size as usize + 64,
+            sync_rep,
         }
     }
 
@@ -148,6 +183,20 @@ impl Requests {
     /// whole node goes down).
     pub fn reset(&self, session: ProcNumber) {
         ordering::give_away(&self.slot(session).state, IDLE);
+    }
+
+    /// Sets the latches of the sessions whose answers wait for what has come now.
+    pub fn wake_confirmed(&self, node: &Node) {
+        for (number, slot) in (ProcNumber::FIRST_BACKEND.0..).map(ProcNumber).zip(self.slots) {
+            if slot.awaited().is_some_and(|awaited| awaited.has_come(node)) {
+                node.procs.set_latch(number);
+            }
+        }
+    }
+
+    /// Whether a session's answer waits to be confirmed, for pg_stat_activity.
+    pub fn is_waiting(&self, session: ProcNumber) -> bool {
+        session >= ProcNumber::FIRST_BACKEND && self.slot(session).awaited().is_some()
     }
 
     /// Whether any request waits.

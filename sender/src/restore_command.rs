@@ -4,7 +4,8 @@
 //! than its own, so that a copy which breaks off is never taken for the file), `%r` the oldest segment that a
 //! restart needs. Its status 0 says that the file is there; up to 125, that the archive doesn't have it, which is how an
 //! archive ends. Anything else (no such command, ended by a signal) is FATAL: to go on would be to take an archive
-//! that can't be reached for one that ends. SIGTERM means that this process is to end too.
+//! that can't be reached for one that ends. SIGTERM means that this process is to end too. A promotion doesn't wait for a
+//! command: it is ended, and the archive taken for one that ends.
 //!
 //! A segment becomes a part of the log here only when it has its full size and is durable. What of it proves to be log
 //! counts as decided: an archive holds nothing that isn't ([`crate::archive_status`]).
@@ -30,7 +31,7 @@ use sys::process::ExitStatus;
 use sys::signal::Signal;
 use wal::history::TimelineHistory;
 use wal::lsn::Lsn;
-use wal::segment::history_file_name;
+use wal::segment::{file_name, history_file_name};
 use wal::store::{Adopted, SegmentStore};
 use wal::timeline::TimelineId;
 
@@ -62,16 +63,41 @@ impl RestoreError {
     }
 }
 
-/// Gets the segment that the flushed log goes on in, and publishes that the log now reaches to its end, which is
-/// returned. None: the archive doesn't have it, or this process is to end. No walreceiver may run.
+/// Gets the segment that the flushed log of this history goes on in, and publishes that the log now reaches to its end (or to
+/// where its timeline was left), which is returned. None: the archive doesn't have it, or this process is to end. No
+/// walreceiver may run.
+///
+/// A segment in which timelines switch may be there under the name of each of them: the newest goes first, as it begins
+/// with the older ones' bytes.
 ///
 /// # Errors
 /// The command can't be run or was ended by a signal, the file is too long, or the disk fails.
-pub fn restore_segment(node: &Node, me: &Me) -> Result<Option<Lsn>, RestoreError> {
-    let (size, timeline) = (node.segment_size, node.wal.timeline());
+pub fn restore_segment(node: &Node, me: &Me, history: &TimelineHistory) -> Result<Option<Lsn>, RestoreError> {
+    let have = node.wal.flush_lsn();
+    let segment = node.segment_size.number_of(have);
+    for (timeline, begin) in history.newest_first() {
+        let is_before = begin.is_valid() && segment < node.segment_size.number_of(begin);
+        let left = history.switch_point(timeline).unwrap_or(Lsn::MAX);
+        if is_before || left <= have {
+            continue;
+        }
+        if let Some(end) = restore_segment_of(node, me, timeline)? {
+            let end = end.min(left);
+            node.walreceiver.written.fetch_max(end.0, Ordering::AcqRel);
+            node.wal.flushed.fetch_max(end.0, Ordering::AcqRel);
+            node.wake_walsenders();
+            return Ok(Some(end));
+        }
+    }
+    Ok(None)
+}
+
+/// One timeline's file of the segment that the flushed log goes on in; its end.
+fn restore_segment_of(node: &Node, me: &Me, timeline: TimelineId) -> Result<Option<Lsn>, RestoreError> {
+    let size = node.segment_size;
     let have = node.wal.flush_lsn();
     let segment = size.number_of(have);
-    let name = node.segment_name(segment);
+    let name = file_name(timeline, segment, size);
     let restored = node.data.pg_wal().join(RESTORED_SEGMENT);
     if !run(node, me, &name, RESTORED_SEGMENT)? || !has_size(&name, &restored, size.bytes())? {
         return Ok(None);
@@ -87,12 +113,26 @@ pub fn restore_segment(node: &Node, me: &Me) -> Result<Option<Lsn>, RestoreError
         }
     }
     tracing::info!("restored log file \"{name}\" from archive");
-    let end = size.first_byte(segment.next());
-    node.walreceiver.written.fetch_max(end.0, Ordering::AcqRel);
-    node.wal.flushed.fetch_max(end.0, Ordering::AcqRel);
-    node.wake_walsenders();
     archive_status::note(node, &name);
-    Ok(Some(end))
+    Ok(Some(size.first_byte(segment.next())))
+}
+
+/// The newest timeline beyond `timeline` that the archive tells of, if it does of any; the histories are in pg_wal then.
+///
+/// # Errors
+/// As [`restore_segment`], and a file that is no history.
+pub fn restore_newer_history(
+    node: &Node,
+    me: &Me,
+    timeline: TimelineId,
+) -> Result<Option<TimelineId>, RestoreError> {
+    let mut newest = None;
+    let mut next = TimelineId(timeline.0 + 1);
+    while restore_history_file(node, me, next)?.is_some() {
+        newest = Some(next);
+        next = TimelineId(next.0 + 1);
+    }
+    Ok(newest)
 }
 
 /// The history of a timeline: that of pg_wal, else that of the archive, which is then put there.
@@ -105,10 +145,18 @@ pub fn restore_history(
     me: &Me,
     timeline: TimelineId,
 ) -> Result<Option<TimelineHistory>, RestoreError> {
-    let store = node.segment_store();
-    if let Some(history) = store.read_history(timeline).map_err(RestoreError::new)? {
-        return Ok(Some(history));
+    match node.segment_store().read_history(timeline).map_err(RestoreError::new)? {
+        Some(history) => Ok(Some(history)),
+        None => restore_history_file(node, me, timeline),
     }
+}
+
+/// The history that the archive has, put into pg_wal.
+fn restore_history_file(
+    node: &Node,
+    me: &Me,
+    timeline: TimelineId,
+) -> Result<Option<TimelineHistory>, RestoreError> {
     let name = history_file_name(timeline);
     if node.settings().restore_command.is_empty() || !run(node, me, &name, RESTORED_HISTORY)? {
         return Ok(None);
@@ -118,7 +166,7 @@ pub fn restore_history(
         RestoreError(format!("could not read file \"pg_wal/{RESTORED_HISTORY}\": {error}"))
     })?;
     let history = TimelineHistory::parse(timeline, &text).map_err(RestoreError::new)?;
-    store.write_history(&history).map_err(RestoreError::new)?;
+    node.segment_store().write_history(&history).map_err(RestoreError::new)?;
     remove(&restored)?;
     tracing::info!("restored log file \"{name}\" from archive");
     archive_status::note(node, &name);
@@ -136,7 +184,7 @@ fn run(node: &Node, me: &Me, name: &str, target: &str) -> Result<bool, RestoreEr
     tracing::debug!("executing restore command \"{command}\"");
     let outcome = subprocess::run(me, &command, node.data.root(), WaitEvent::RestoreCommand, || {
         node.attend(me);
-        me.pending().contains(Interrupts::TERMINATE).then(clock::now)
+        me.pending().intersects(Interrupts::TERMINATE | Interrupts::PROMOTE).then(clock::now)
     });
     let status = match outcome {
         Ok(Outcome::Ended(status)) => status,

@@ -69,14 +69,16 @@ impl WalBuffers {
     /// Under the insert lock, before anything is inserted.
     pub fn start_at(&self, lsn: Lsn, head: &[u8]) {
         let page = lsn.page_start();
-        self.ctl.valid_from.store(page.0, Ordering::Relaxed);
-        let claimed = if lsn == page { page } else { page + PAGE };
-        self.ctl.initialized.store(claimed.0, Ordering::Release);
         if lsn != page {
             let slot = self.slot(page);
             self.bytes.zero(slot..slot + PAGE_SIZE);
             self.bytes.write(slot, &head[..lsn.page_offset()]);
         }
+        let claimed = if lsn == page { page } else { page + PAGE };
+        self.ctl.initialized.store(claimed.0, Ordering::Release);
+        // The last, and Release: walsenders of a node that is being promoted read meanwhile, and nothing until they see
+        // this.
+        self.ctl.valid_from.store(page.0, Ordering::Release);
     }
 
     /// End of the newest claimed page.
@@ -109,7 +111,8 @@ impl WalBuffers {
     ///
     /// The range must be below the flush LSN (what is beyond may be half written).
     pub fn read(&self, start: Lsn, into: &mut [u8]) -> bool {
-        if start.0 < self.ctl.valid_from.load(Ordering::Relaxed)
+        // Acquire: pairs with the Release in `start_at`.
+        if start.0 < self.ctl.valid_from.load(Ordering::Acquire)
             || !ordering::in_ring(&self.ctl.initialized, start.0, self.size())
         {
             return false;

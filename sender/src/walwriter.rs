@@ -10,6 +10,8 @@
 //!
 //! Follows PostgreSQL 15 src/backend/postmaster/walwriter.c; differs in: no hibernation, as there is no tick.
 
+use std::sync::atomic::Ordering;
+
 use ipc::interrupt::Interrupts;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
@@ -32,7 +34,7 @@ pub fn walwriter_main(node: &'static Node, me: Me) -> i32 {
             return 0;
         }
         node.attend(&me);
-        prepare_ahead(&mut xlog);
+        prepare_ahead(node, &mut xlog);
         let now = clock::now();
         if node.wal.insert_lsn() <= node.wal.flush_lsn() {
             unflushed_since = None;
@@ -47,7 +49,10 @@ pub fn walwriter_main(node: &'static Node, me: Me) -> i32 {
             unflushed_since = None;
             continue;
         }
-        let timeout = flush_due.map(|due| due.saturating_since(now));
+        let no_room_until = node.wal.no_room_until.load(Ordering::Relaxed);
+        let room_due = (no_room_until != 0).then(|| MonoTime::from_nanos(no_room_until));
+        let due = [flush_due, room_due].into_iter().flatten().min();
+        let timeout = due.map(|due| due.saturating_since(now));
         wait_latch(&me, timeout, WaitEvent::WalWriterMain);
     }
 }
@@ -56,9 +61,14 @@ fn is_much(node: &Node, insert: Lsn) -> bool {
     insert.saturating_since(node.wal.flush_lsn()) >= node.settings().wal_writer_flush_after
 }
 
-fn prepare_ahead(xlog: &mut Xlog) {
-    if let Err(error) = xlog.prepare_ahead() {
+fn prepare_ahead(node: &Node, xlog: &mut Xlog) {
+    let known = node.wal.no_room_until.load(Ordering::Relaxed) != 0;
+    match xlog.prepare_ahead() {
+        Err(error) if error.is_full_disk() && known => {}
         // Inserters refuse with the same error when they come to the end of the last segment.
-        tracing::warn!("could not prepare a log segment ahead: {error}");
+        Err(error) => tracing::warn!(
+            "{error}\nHINT:  Free disk space: when this segment is needed, writes are refused."
+        ),
+        Ok(()) => {}
     }
 }

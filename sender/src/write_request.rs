@@ -3,7 +3,8 @@
 //! A request is the statements of one transaction. An answer is
 //!
 //! ```text
-//! | 0 | 1 | 1 success, 0 error | 1 | 8 | end LSN of the record, 0 if nothing was logged | 9.. | body |
+//! | 0 | 1 | 1 success, 2 success and its notifications come later, 0 error |
+//! | 1 | 8 | end LSN of the record, 0 if nothing was logged | 9.. | body |
 //! ```
 //!
 //! The body of a success is what the client gets, in protocol messages (RowDescription, DataRow, CommandComplete), that
@@ -13,6 +14,7 @@
 use bincode::{Decode, Encode};
 use engine::control::{Control, Interruption};
 use engine::error::{SqlError, SqlState};
+use engine::roles::Asker;
 use engine::rows::{Column, CommandTag, Row, RowSink};
 use engine::writer::WriteRequest;
 use ipc::interrupt::Interrupts;
@@ -28,6 +30,7 @@ use crate::backend_status::cut;
 use crate::memory_report::report_if_asked;
 use crate::node::Node;
 use crate::requests::ANSWER_BYTES_MAX;
+use crate::sync_rep::Confirmation;
 
 const HEADER: usize = 9;
 /// Bytes kept of each text of an error.
@@ -44,6 +47,10 @@ pub struct WriteMessage {
     pub statements: Vec<String>,
     /// What it notifies when it has committed: channels and payloads, in order.
     pub notifications: Vec<(String, String)>,
+    /// Whether the session waits until who reads on the synchronous standbys sees it.
+    pub remote_apply: bool,
+    /// Whose it is, and what that role may do.
+    pub asker: Asker,
 }
 
 impl WriteMessage {
@@ -69,19 +76,26 @@ impl WriteMessage {
         )
     }
 
+    /// What the session waits for.
+    pub fn confirmation(&self) -> Confirmation {
+        if self.remote_apply { Confirmation::Applied } else { Confirmation::Durable }
+    }
+
     /// As the engine takes it.
     pub fn into_request(self) -> WriteRequest {
-        WriteRequest { statements: self.statements }
+        WriteRequest { statements: self.statements, asker: self.asker }
     }
 }
 
 /// An answer as the session reads it.
 #[derive(Debug)]
 pub enum Answer {
-    /// The transaction is durable (and past the horizon).
+    /// The transaction is durable on this node.
     Success {
         /// End of its record; invalid when it changed nothing.
         lsn: Lsn,
+        /// Its notifications are published only when the horizon has passed it.
+        notifies_later: bool,
         /// Protocol messages for the client.
         messages: Vec<u8>,
     },
@@ -96,6 +110,11 @@ impl Answer {
         bytes[0] = 1;
         bytes[1..HEADER].copy_from_slice(&lsn.0.to_le_bytes());
         bytes
+    }
+
+    /// Notes in the bytes of a success that its notifications come later.
+    pub fn notify_later(success: &mut [u8]) {
+        success[0] = 2;
     }
 
     /// The bytes of an error; long texts are cut.
@@ -121,9 +140,10 @@ impl Answer {
             ));
         };
         let [success, lsn @ ..] = header;
-        if success == 1 {
+        if success != 0 {
             bytes.drain(..HEADER);
-            return Answer::Success { lsn: Lsn(u64::from_le_bytes(lsn)), messages: bytes };
+            let (lsn, notifies_later) = (Lsn(u64::from_le_bytes(lsn)), success == 2);
+            return Answer::Success { lsn, notifies_later, messages: bytes };
         }
         match bincode::decode_from_slice(&bytes[HEADER..], bincode::config::standard()) {
             Ok((error, _)) => Answer::Error(error),
@@ -138,18 +158,16 @@ impl Answer {
 /// What a session or a writer tells its client when the log takes nothing.
 pub fn log_error(error: &StoreError) -> SqlError {
     if error.is_full_disk() {
-        return no_room(&error.to_string());
+        return no_room(error.to_string());
     }
     SqlError::new(SqlState::IO_ERROR, error.to_string())
 }
 
 /// 53100.
-pub fn no_room(detail: &str) -> SqlError {
-    SqlError::new(SqlState::DISK_FULL, "could not write: no space left on device")
-        .with_detail(detail.to_owned())
-        .with_hint(
-            "Free space on the disk of the data directory; nothing was written, and no restart is needed.",
-        )
+pub fn no_room(message: impl Into<String>) -> SqlError {
+    SqlError::new(SqlState::DISK_FULL, message)
+        .with_detail("Nothing of this transaction was written.")
+        .with_hint("Free disk space; writes are taken again as soon as there is room, without a restart.")
 }
 
 /// Gathers what the statements return as protocol messages.
@@ -319,8 +337,8 @@ mod tests {
         let mut rows = AnswerRows::new(true, ANSWER_BYTES_MAX);
         rows.complete(CommandTag::Insert(1)).unwrap();
         match Answer::decode(Answer::success(Lsn(0x1234), rows)) {
-            Answer::Success { lsn, messages } => {
-                assert_eq!(lsn, Lsn(0x1234));
+            Answer::Success { lsn, notifies_later, messages } => {
+                assert_eq!((lsn, notifies_later), (Lsn(0x1234), false));
                 assert_eq!(messages, b"C\0\0\0\x0fINSERT 0 1\0");
             }
             Answer::Error(error) => panic!("{error}"),

@@ -18,14 +18,19 @@
 //! its file yet, the inserter writes complete pages out itself (without fsync, without moving the flush LSN).
 //!
 //! **Full disk.** Segments are made before the record that needs them is inserted ([`Xlog::insert`] refuses with the
-//! disk's error, and nothing has happened); what is in the ring always has its place on disk.
+//! disk's error, and nothing has happened); what is in the ring always has its place on disk. Whoever has found no room
+//! spares the others the attempt for [`NO_ROOM_RETRY`]; the walwriter makes the next one then. The last [`KEPT`] bytes of what
+//! is prepared are for the records of a checkpoint, a stop and a start alone ([`Xlog::insert_kept`]): only these can make
+//! room (segments before redo go), and a node stops and starts on a full disk.
 //!
 //! **An fsync or write that fails** is a PANIC and never retried on the same data: the kernel may have dropped it.
 //!
 //! Follows PostgreSQL 15 src/backend/access/transam/xlog.c; differs in: one insert lock, flush LSN at record ends only.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
+use failpoint::Site;
 use ipc::lwlock::LwLock;
 use ipc::proc::ProcNumber;
 use ipc::process::Me;
@@ -36,16 +41,21 @@ use wal::lsn::Lsn;
 use wal::page::PAGE_SIZE;
 use wal::record::RecordBody;
 use wal::segment::SegmentNumber;
-use wal::store::{SegmentStore, StoreError};
+use wal::store::{SegmentStore, StoreError, hint, reason};
 use wal::timeline::TimelineId;
 
-use crate::archive_status;
+use crate::checkpointer::request_checkpoint_if_due;
 use crate::log::panic_severity;
 use crate::node::Node;
 use crate::ordering;
+use crate::sync_rep;
 use crate::wait::wait_latch;
 
 const PAGE: u64 = PAGE_SIZE as u64;
+/// What ordinary records leave of the segments that are prepared, bytes: room for some 90 checkpoints.
+const KEPT: u64 = 2 * PAGE;
+/// Between two attempts to make a segment on a full disk.
+const NO_ROOM_RETRY: Duration = Duration::from_secs(1);
 
 ipc::shared_struct! {
     /// The log's positions. Invariant: `flushed <= insert_end`, `horizon <= flushed` on a primary.
@@ -58,14 +68,17 @@ ipc::shared_struct! {
         pub prev_record: AtomicU64,
         /// Segment files exist (zeroed, fsynced) up to here. Only grows.
         pub prepared: AtomicU64,
+        /// While there is no room for another one: when to try again (monotonic clock, ns). 0: nothing is known against it.
+        pub no_room_until: AtomicU64,
         /// Held to write and fsync.
         pub write_lock: LwLock,
         /// Pages below are in their files (not necessarily durable). Under the write lock.
         pub written: AtomicU64,
         /// Everything below is durable. Written under the write lock (primary) or by the walreceiver (standby).
         pub flushed: AtomicU64,
-        /// The tables may be committed up to here. Only grows. Primary: the flush LSN; standby: walEnd as told by the
-        /// upstream, kept apart from the own flush LSN.
+        /// The tables may be committed up to here. Only grows. Primary: the flush LSN, with synchronous standbys what they
+        /// have confirmed of it ([`crate::sync_rep`]); standby: walEnd as told by the upstream, kept apart from the own flush
+        /// LSN.
         pub horizon: AtomicU64,
         /// Timeline that records are inserted on, or followed on a standby.
         pub timeline: AtomicU32,
@@ -73,6 +86,10 @@ ipc::shared_struct! {
         pub segment_completed: AtomicU64,
         /// When that was: monotonic clock, ns. Likewise.
         pub segment_completed_at: AtomicU64,
+        /// Redo of the last checkpoint, as the durable control file has it. Written by the checkpointer.
+        pub redo: AtomicU64,
+        /// Number of the last segment that was removed, or is about to be; 0: none. Only grows. Likewise.
+        pub removed: AtomicU64,
         /// fsyncs of the log since start; for pg_stat_wal and the benchmark.
         pub syncs: AtomicU64,
     }
@@ -94,6 +111,21 @@ impl WalCtl {
         Lsn(ordering::published_position(&self.insert_end))
     }
 
+    /// Redo of the last checkpoint: recovery would begin there or behind.
+    pub fn redo(&self) -> Lsn {
+        Lsn(self.redo.load(Ordering::Acquire))
+    }
+
+    /// The last segment that was removed, or is about to be.
+    pub fn removed(&self) -> SegmentNumber {
+        SegmentNumber(self.removed.load(Ordering::Acquire))
+    }
+
+    /// Segments up to that one are removed, or about to be. The checkpointer only.
+    pub fn note_removed(&self, last: SegmentNumber) {
+        self.removed.fetch_max(last.0, Ordering::AcqRel);
+    }
+
     /// Raises the horizon; true when it moved.
     pub fn advance_horizon(&self, lsn: Lsn) -> bool {
         self.horizon.fetch_max(lsn.0, Ordering::AcqRel) < lsn.0
@@ -101,7 +133,8 @@ impl WalCtl {
 
     /// Timeline that records are inserted on, or followed on a standby.
     pub fn timeline(&self) -> TimelineId {
-        TimelineId(self.timeline.load(Ordering::Relaxed))
+        // Acquire: who has seen a flush LSN beyond a switch point sees the timeline that goes on there.
+        TimelineId(self.timeline.load(Ordering::Acquire))
     }
 }
 
@@ -136,14 +169,15 @@ impl Xlog {
         let guard = self.ctl().insert_lock.lock();
         let mut head = vec![0; end.page_offset()];
         self.store.read_at(self.ctl().timeline(), end.page_start(), &mut head)?;
-        self.node.buffers.start_at(end, &head);
         let prepared = self.node.segment_size.start_of(end);
         self.ctl().prepared.store(prepared.0, Ordering::Relaxed);
+        self.node.buffers.start_at(end, &head);
         self.publish(last_record, end);
         self.ctl().written.store(end.0, Ordering::Release);
         self.note_segment_completed(end);
         drop(guard);
-        self.prepare_ahead()
+        // The one after it is the walwriter's work: a node that is promoted needn't wait for it.
+        self.prepare_to(end + 1)
     }
 
     fn ctl(&self) -> &'static WalCtl {
@@ -155,17 +189,32 @@ impl Xlog {
     /// # Errors
     /// No room for the segment that the record needs: nothing was inserted.
     pub fn insert(&mut self, body: &mut RecordBody) -> Result<Inserted, StoreError> {
+        self.insert_leaving(KEPT, body)
+    }
+
+    /// As [`Xlog::insert`], for the few small records without which a full disk would stay full: checkpoints and the end of
+    /// recovery.
+    ///
+    /// # Errors
+    /// As for [`Xlog::insert`].
+    pub fn insert_kept(&mut self, body: &mut RecordBody) -> Result<Inserted, StoreError> {
+        self.insert_leaving(0, body)
+    }
+
+    fn insert_leaving(&mut self, kept: u64, body: &mut RecordBody) -> Result<Inserted, StoreError> {
         loop {
             let guard = self.ctl().insert_lock.lock();
             let before = self.ctl().insert_lsn();
             let placement = self.node.place(before, body.tot_len());
-            if !self.is_prepared(placement.end) {
+            if !self.is_prepared(placement.end + kept) {
                 drop(guard);
-                self.prepare_to(placement.end)?;
+                self.prepare_to(placement.end + kept)?;
                 continue;
             }
-            self.copy(&placement, body);
-            self.publish(placement.start, placement.end);
+            failpoint::step(Site::LogInsert, || {
+                self.copy(&placement, body);
+                self.publish(placement.start, placement.end);
+            });
             drop(guard);
             self.begin_segment(before, placement.end);
             return Ok(Inserted { start: placement.start, end: placement.end });
@@ -186,9 +235,9 @@ impl Xlog {
             let Some(switch) = self.node.place_switch(end) else {
                 return Ok(end);
             };
-            if !self.is_prepared(switch.next) {
+            if !self.is_prepared(switch.next + KEPT) {
                 drop(guard);
-                self.prepare_to(switch.next)?;
+                self.prepare_to(switch.next + KEPT)?;
                 continue;
             }
             self.copy(&switch.record, &mut wal::xlog::switch_record());
@@ -202,11 +251,13 @@ impl Xlog {
         }
     }
 
-    /// Has the walwriter make the segment after the one that a record has begun, so that its inserter needn't.
+    /// Has the walwriter make the segment after the one that a record has begun, so that its inserter needn't, and the
+    /// checkpointer do its work if that much was logged.
     fn begin_segment(&self, before: Lsn, end: Lsn) {
         let size = self.node.segment_size;
         if size.number_of(before) != size.number_of(end) {
             self.node.procs.set_latch(ProcNumber::WAL_WRITER);
+            request_checkpoint_if_due(self.node, end);
         }
     }
 
@@ -249,8 +300,43 @@ impl Xlog {
         self.node.buffers.claim(page);
     }
 
-    /// Makes the segments up to the one that holds the byte before `end`.
+    /// Makes the segments up to the one that holds the byte before `end`, unless somebody has just found that there is no
+    /// room for them.
     fn prepare_to(&mut self, end: Lsn) -> Result<(), StoreError> {
+        let no_room_until = &self.ctl().no_room_until;
+        let now = clock::now();
+        if no_room_until.load(Ordering::Relaxed) > now.as_nanos() {
+            let next = Lsn(self.ctl().prepared.load(Ordering::Relaxed));
+            return Err(self
+                .store
+                .no_room_for(self.ctl().timeline(), self.node.segment_size.number_of(next)));
+        }
+        let made = self.make_segments(end);
+        if let Err(error) = &made
+            && error.lost_sync
+        {
+            // The next sync of the directory would succeed, and the segment's name might still not be there.
+            panic_severity(&format!("{error}{}", error.hint()));
+        }
+        if made.as_ref().is_err_and(StoreError::is_full_disk) {
+            let until = now.saturating_add(NO_ROOM_RETRY).as_nanos();
+            if no_room_until.swap(until, Ordering::Relaxed) == 0 {
+                self.node.procs.set_latch(ProcNumber::WAL_WRITER);
+            }
+        } else {
+            self.note_room();
+        }
+        made
+    }
+
+    /// Nothing is known any more against making segments.
+    fn note_room(&self) {
+        if self.ctl().no_room_until.swap(0, Ordering::Relaxed) != 0 {
+            tracing::info!("there is room for the log again");
+        }
+    }
+
+    fn make_segments(&mut self, end: Lsn) -> Result<(), StoreError> {
         let size = self.node.segment_size;
         let from = size.number_of(Lsn(self.ctl().prepared.load(Ordering::Relaxed)));
         for number in from.0..=size.number_before(end).0 {
@@ -270,7 +356,11 @@ impl Xlog {
     pub fn prepare_ahead(&mut self) -> Result<(), StoreError> {
         let size = self.node.segment_size;
         let wanted = size.first_byte(size.number_of(self.ctl().insert_lsn()).next().next());
-        if self.ctl().prepared.load(Ordering::Relaxed) < wanted.0 { self.prepare_to(wanted) } else { Ok(()) }
+        if self.ctl().prepared.load(Ordering::Relaxed) < wanted.0 {
+            return self.prepare_to(wanted);
+        }
+        self.note_room();
+        Ok(())
     }
 
     /// Returns when everything below `upto` is durable. Flushes itself when nobody does.
@@ -311,17 +401,16 @@ impl Xlog {
         if moved {
             self.write_to(target);
             self.sync(target);
-            ordering::publish_position(&self.ctl().flushed, target.0);
-            self.ctl().advance_horizon(target);
+            failpoint::step(Site::LogFlushed, || ordering::publish_position(&self.ctl().flushed, target.0));
             let size = self.node.segment_size;
             if size.number_of(before) != size.number_of(target) {
                 self.note_segment_completed(target);
-                archive_status::note_complete(self.node, before, target);
             }
         }
         drop(guard);
         self.wake_flush_waiters();
         if moved {
+            sync_rep::flushed(self.node);
             self.node.wake_walsenders();
         }
         true
@@ -343,11 +432,17 @@ impl Xlog {
             let name = || self.node.segment_name(number);
             match self.store.file(self.ctl().timeline(), number) {
                 Ok(file) => {
-                    if let Err(error) = self.node.buffers.pwrite(file, at, stop, size.offset_of(at)) {
-                        panic_severity(&format!("could not write to log file {}: {error}", name()));
+                    let length = usize::try_from(stop - at).expect("at most a segment");
+                    let written = failpoint::write(Site::LogWrite, length, |part| {
+                        let (from, to) = (at + part.start as u64, at + part.end as u64);
+                        self.node.buffers.pwrite(file, from, to, size.offset_of(from))
+                    });
+                    if let Err(error) = written {
+                        let (reason, hint) = (reason(&error), hint(&error));
+                        panic_severity(&format!("could not write to log file {}: {reason}{hint}", name()));
                     }
                 }
-                Err(error) => panic_severity(&error.to_string()),
+                Err(error) => panic_severity(&format!("{error}{}", error.hint())),
             }
             if stop == size.first_byte(number.next()) {
                 self.sync(stop);
@@ -363,7 +458,7 @@ impl Xlog {
         self.ctl().syncs.fetch_add(1, Ordering::Relaxed);
         let _published = self.me.publish_wait(WaitEvent::WalSync);
         if let Err(error) = self.store.sync(self.ctl().timeline(), number) {
-            panic_severity(&error.to_string());
+            panic_severity(&format!("{error}{}", error.hint()));
         }
     }
 

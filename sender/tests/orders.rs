@@ -237,6 +237,52 @@ fn request_and_answer_arrive_or_are_withdrawn() {
     startup.join().unwrap();
 }
 
+/// The place's answer is there, and waits for the horizon.
+const WAITING: u32 = 4;
+
+fn session_is_woken_for_an_answer_that_waits_for_the_horizon() {
+    #[derive(Default)]
+    struct Shared {
+        horizon: AtomicU64,
+        lsn: AtomicU64,
+        place: Place,
+        latch: Latch,
+    }
+    impl Shared {
+        fn is_reached(&self) -> bool {
+            ordering::published_position(&self.horizon) >= self.lsn.load(Ordering::Relaxed)
+        }
+    }
+    let shared = Arc::new(Shared::default());
+    let startup = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            shared.place.answer.store(8, Ordering::Relaxed);
+            shared.lsn.store(100, Ordering::Relaxed);
+            ordering::give_away_waiting(&shared.place.state, WAITING);
+            if shared.is_reached() {
+                shared.latch.set();
+            }
+        })
+    };
+    let walsender = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            ordering::raise_position(&shared.horizon, 100);
+            ordering::before_looking_for_waiters();
+            if ordering::is_given(&shared.place.state, WAITING) && shared.is_reached() {
+                shared.latch.set();
+            }
+        })
+    };
+    shared.latch.wait_and_reset();
+    assert!(ordering::is_given(&shared.place.state, WAITING), "woken for nothing");
+    assert_eq!(shared.place.answer.load(Ordering::Relaxed), 8, "the answer");
+    assert!(shared.is_reached(), "woken too early");
+    startup.join().unwrap();
+    walsender.join().unwrap();
+}
+
 /// What a queue is to who sends and receives one message: its ends, and the message. (The queue itself has its own model.)
 #[derive(Default)]
 struct Queue {
@@ -352,12 +398,13 @@ fn large_request_is_never_taken_for_the_next_nor_left_alone() {
     startup.join().unwrap();
 }
 
-const MODELS: [fn(); 5] = [
+const MODELS: [fn(); 6] = [
     flush_waiter_is_woken_or_finds_the_lock_free,
     reader_of_the_tables_is_woken_or_sees_them,
     bytes_of_a_claimed_page_are_thrown_away,
     complete_record_is_seen_whole,
     request_and_answer_arrive_or_are_withdrawn,
+    session_is_woken_for_an_answer_that_waits_for_the_horizon,
 ];
 
 /// The real code; in the process of a mutant, the mutant.

@@ -212,6 +212,8 @@ impl Archiver {
         shown.last_archived_wal.set(name);
         shown.last_archived_time.store(now(), Ordering::Relaxed);
         shown.archived_count.fetch_add(1, Ordering::Relaxed);
+        // A base backup may wait for this file.
+        self.node.wake_walsenders();
         Attempt::Over
     }
 

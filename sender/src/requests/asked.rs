@@ -15,11 +15,13 @@
 
 use std::sync::atomic::Ordering;
 
+use failpoint::Site;
 use ipc::proc::ProcNumber;
 use ipc::process::Me;
 use ipc::shm_mq::{Received, Receiver, Sender, Sent};
 use ipc::wait_event::WaitEvent;
 use sys::clock::MonoTime;
+use wal::lsn::Lsn;
 
 use super::{
     ANSWER_BYTES_MAX, ANSWERING, DONE, IDLE, READY, Requests, SENDING, SMALL_ANSWER_BYTES,
@@ -34,6 +36,15 @@ pub struct Asked<'a> {
     me: Me,
     request: &'a [u8],
     stage: Stage,
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub struct Answered {
+    /// The startup process' answer.
+    pub answer: Vec<u8>,
+    /// End of the last record that it tells anything of; what synchronous standbys have to confirm before the client is told.
+    pub rests_on: Lsn,
 }
 
 #[derive(Debug)]
@@ -69,12 +80,14 @@ impl<'a> Asked<'a> {
     }
 
     fn hand_over(&self, state: u32) {
-        ordering::give_away(&self.requests.slot(self.me.number()).state, state);
-        self.me.procs().set_latch(ProcNumber::STARTUP);
+        failpoint::step(Site::RequestSent, || {
+            ordering::give_away(&self.requests.slot(self.me.number()).state, state);
+            self.me.procs().set_latch(ProcNumber::STARTUP);
+        });
     }
 
     /// Does what can be done now; the answer, once all of it is there. Nothing is to be done with it after that.
-    pub fn progress(&mut self) -> Option<Vec<u8>> {
+    pub fn progress(&mut self) -> Option<Answered> {
         if matches!(self.stage, Stage::QueueInUse) {
             self.begin_sending();
         }
@@ -87,7 +100,7 @@ impl<'a> Asked<'a> {
         }
         if matches!(self.stage, Stage::Submitted) {
             let slot = self.requests.slot(self.me.number());
-            if ordering::is_given(&slot.state, DONE) {
+            if ordering::is_given(&slot.state, DONE) || slot.awaited().is_some() {
                 return Some(self.small_answer());
             }
             if ordering::is_given(&slot.state, ANSWERING) {
@@ -105,8 +118,10 @@ impl<'a> Asked<'a> {
         };
         // The end is left before the place is given back: the next answer finds the queue free.
         self.stage = Stage::Submitted;
-        ordering::give_away(&self.requests.slot(self.me.number()).state, IDLE);
-        Some(answer)
+        let slot = self.requests.slot(self.me.number());
+        let rests_on = Lsn(slot.lsn.load(Ordering::Relaxed));
+        ordering::give_away(&slot.state, IDLE);
+        Some(Answered { answer, rests_on })
     }
 
     fn begin_sending(&mut self) {
@@ -118,13 +133,18 @@ impl<'a> Asked<'a> {
         }
     }
 
-    fn small_answer(&self) -> Vec<u8> {
+    fn small_answer(&self) -> Answered {
         let me = self.me.number();
         let slot = self.requests.slot(me);
         let mut answer = vec![0; (slot.length.load(Ordering::Relaxed) as usize).min(SMALL_ANSWER_BYTES)];
         self.requests.bytes.read(self.requests.answer_room(me).start, &mut answer);
+        let rests_on = Lsn(slot.lsn.load(Ordering::Relaxed));
+        let was_waiting = slot.awaited().is_some();
         ordering::give_away(&slot.state, IDLE);
-        answer
+        if was_waiting {
+            self.requests.sync_rep.end_wait();
+        }
+        Answered { answer, rests_on }
     }
 
     /// Takes the request back; false when the startup process has all of it already.

@@ -9,16 +9,19 @@
 
 use std::sync::atomic::Ordering;
 
+use failpoint::Site;
 use ipc::proc::ProcNumber;
 use ipc::process::Me;
 use ipc::shm_mq::{Received, Receiver, Sender, Sent};
 use sys::clock::MonoTime;
 
 use super::{
-    ANSWER_BYTES_MAX, ANSWERING, ANSWERS_HELD_MAX, DONE, READY, Requests, SENDING, SMALL_ANSWER_BYTES,
-    SMALL_REQUEST_BYTES, TAKEN,
+    ANSWER_BYTES_MAX, ANSWERING, ANSWERS_HELD_MAX, APPLIED, DONE, DURABLE, READY, Requests, SENDING,
+    SMALL_ANSWER_BYTES, SMALL_REQUEST_BYTES, TAKEN,
 };
+use crate::node::Node;
 use crate::ordering;
+use crate::sync_rep::{Awaited, Confirmation};
 
 /// A request that the startup process has taken.
 #[derive(Debug)]
@@ -42,6 +45,7 @@ struct Outgoing {
 /// The startup process' end of all places.
 #[derive(Debug)]
 pub struct Desk {
+    node: &'static Node,
     requests: Requests,
     me: Me,
     incoming: Vec<(ProcNumber, Receiver)>,
@@ -52,8 +56,8 @@ pub struct Desk {
 
 impl Desk {
     /// For the one process that executes writes.
-    pub fn new(requests: Requests, me: Me) -> Desk {
-        Desk { requests, me, incoming: Vec::new(), outgoing: Vec::new(), held: 0 }
+    pub fn new(node: &'static Node, me: Me) -> Desk {
+        Desk { node, requests: node.requests, me, incoming: Vec::new(), outgoing: Vec::new(), held: 0 }
     }
 
     /// Takes the requests that are complete, from the session `first` on, around once; at most `most`.
@@ -131,7 +135,7 @@ impl Desk {
     }
 
     /// Sends as much of the answers on as their sessions have made room for.
-    fn send_on(&mut self) {
+    pub fn send_on(&mut self) {
         let held = &mut self.held;
         self.outgoing.retain_mut(|outgoing| {
             let under_way = outgoing.sender.try_send(&outgoing.answer) == Sent::WouldBlock;
@@ -148,21 +152,42 @@ impl Desk {
         ANSWERS_HELD_MAX.saturating_sub(self.held + waiting).clamp(SMALL_ANSWER_BYTES, ANSWER_BYTES_MAX)
     }
 
-    /// Gives a session its answer and wakes it.
+    /// Gives a session its answer. Wakes it, unless what the answer rests on has to be confirmed first: then whoever finds that
+    /// confirmed does.
     ///
     /// Panics when it is longer than [`ANSWER_BYTES_MAX`]: the writer checks that before it logs.
-    pub fn answer(&mut self, session: ProcNumber, answer: Vec<u8>) {
+    pub fn answer(&mut self, session: ProcNumber, answer: Vec<u8>, rests_on: Awaited) {
         assert!(answer.len() <= ANSWER_BYTES_MAX, "an answer is checked before its write is logged");
+        failpoint::step(Site::OutcomeSent, || self.give(session, answer, rests_on));
+    }
+
+    fn give(&mut self, session: ProcNumber, answer: Vec<u8>, rests_on: Awaited) {
         let slot = self.requests.slot(session);
-        if answer.len() <= SMALL_ANSWER_BYTES {
-            self.requests.bytes.write(self.requests.answer_room(session).start, &answer);
-            slot.length.store(answer.len() as u32, Ordering::Relaxed);
-            ordering::give_away(&slot.state, DONE);
-        } else {
+        slot.lsn.store(rests_on.lsn.0, Ordering::Relaxed);
+        if answer.len() > SMALL_ANSWER_BYTES {
             self.begin_answer(session, answer);
             ordering::give_away(&slot.state, ANSWERING);
+            self.me.procs().set_latch(session);
+            return;
         }
-        self.me.procs().set_latch(session);
+        self.requests.bytes.write(self.requests.answer_room(session).start, &answer);
+        slot.length.store(answer.len() as u32, Ordering::Relaxed);
+        if rests_on.has_come(self.node) {
+            ordering::give_away(&slot.state, DONE);
+            self.me.procs().set_latch(session);
+            return;
+        }
+        self.requests.sync_rep.begin_wait();
+        let state = match rests_on.confirmation {
+            Confirmation::Durable => DURABLE,
+            Confirmation::Applied => APPLIED,
+        };
+        ordering::give_away_waiting(&slot.state, state);
+        // A cancel that came while the request was taken has woken the session too early to find the answer.
+        let interrupted = !self.me.procs().slot(session).interrupts().is_empty();
+        if interrupted || rests_on.has_come(self.node) {
+            self.me.procs().set_latch(session);
+        }
     }
 
     fn begin_answer(&mut self, session: ProcNumber, answer: Vec<u8>) {

@@ -47,15 +47,20 @@ impl Block {
     /// # Errors
     /// 54000: the block has become longer than a request may be.
     pub(super) fn push(&mut self, sql: String, bytes_max: usize) -> Result<(), SqlError> {
-        if self.bytes + sql.len() > bytes_max {
+        self.grow(sql.len(), bytes_max)?;
+        self.writes.push(sql);
+        Ok(())
+    }
+
+    fn grow(&mut self, bytes: usize, bytes_max: usize) -> Result<(), SqlError> {
+        if self.bytes + bytes > bytes_max {
             return Err(SqlError::new(
                 SqlState::PROGRAM_LIMIT_EXCEEDED,
                 format!("the statements of the transaction exceed max_statement_size ({bytes_max} bytes)"),
             )
             .with_hint("Split the transaction, or raise max_statement_size on the server."));
         }
-        self.bytes += sql.len();
-        self.writes.push(sql);
+        self.bytes += bytes;
         Ok(())
     }
 
@@ -69,9 +74,19 @@ impl Block {
         self.writes
     }
 
-    /// SAVEPOINT name.
-    pub(super) fn savepoint(&mut self, name: String, notifications: Mark) {
+    /// SAVEPOINT name. It counts as a statement does, with what there is to remember of it.
+    ///
+    /// # Errors
+    /// 54000, as for a write.
+    pub(super) fn savepoint(
+        &mut self,
+        name: String,
+        notifications: Mark,
+        bytes_max: usize,
+    ) -> Result<(), SqlError> {
+        self.grow(name.len() + size_of::<Savepoint>(), bytes_max)?;
         self.savepoints.push(Savepoint { name, writes: self.writes.len(), bytes: self.bytes, notifications });
+        Ok(())
     }
 
     /// RELEASE SAVEPOINT name: it and the later ones are gone, what was gathered stays.
@@ -122,7 +137,7 @@ mod tests {
     fn block(statements: &[&str]) -> Block {
         let mut block = Block::default();
         for statement in statements {
-            block.push((*statement).to_owned(), 100).unwrap();
+            block.push((*statement).to_owned(), 1000).unwrap();
         }
         block
     }
@@ -130,12 +145,12 @@ mod tests {
     #[test]
     fn rollback_to_drops_what_came_after_and_keeps_the_savepoint() {
         let mut block = block(&["a"]);
-        block.savepoint("s".to_owned(), Mark::default());
-        block.push("b".to_owned(), 100).unwrap();
+        block.savepoint("s".to_owned(), Mark::default(), 1000).unwrap();
+        block.push("b".to_owned(), 1000).unwrap();
         block.failed = true;
         block.rollback_to("s").unwrap();
         assert!(!block.failed);
-        block.push("c".to_owned(), 100).unwrap();
+        block.push("c".to_owned(), 1000).unwrap();
         block.rollback_to("s").unwrap();
         assert_eq!(block.into_writes(), ["a"]);
     }
@@ -143,9 +158,9 @@ mod tests {
     #[test]
     fn release_forgets_later_savepoints_and_keeps_the_writes() {
         let mut block = block(&["a"]);
-        block.savepoint("s".to_owned(), Mark::default());
-        block.savepoint("t".to_owned(), Mark::default());
-        block.push("b".to_owned(), 100).unwrap();
+        block.savepoint("s".to_owned(), Mark::default(), 1000).unwrap();
+        block.savepoint("t".to_owned(), Mark::default(), 1000).unwrap();
+        block.push("b".to_owned(), 1000).unwrap();
         block.release("s").unwrap();
         assert_eq!(block.rollback_to("t").unwrap_err().message, "savepoint \"t\" does not exist");
         assert_eq!(block.into_writes(), ["a", "b"]);
@@ -154,10 +169,10 @@ mod tests {
     #[test]
     fn the_innermost_of_two_equal_names_counts() {
         let mut block = block(&["a"]);
-        block.savepoint("s".to_owned(), Mark::default());
-        block.push("b".to_owned(), 100).unwrap();
-        block.savepoint("s".to_owned(), Mark::default());
-        block.push("c".to_owned(), 100).unwrap();
+        block.savepoint("s".to_owned(), Mark::default(), 1000).unwrap();
+        block.push("b".to_owned(), 1000).unwrap();
+        block.savepoint("s".to_owned(), Mark::default(), 1000).unwrap();
+        block.push("c".to_owned(), 1000).unwrap();
         block.rollback_to("s").unwrap();
         assert_eq!(block.into_writes(), ["a", "b"]);
     }

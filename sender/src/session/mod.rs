@@ -4,27 +4,37 @@
 //! a CancelRequest is carried out and ends the process, a replication connection becomes a walsender
 //! ([`crate::walsender`]), anything else is greeted and then served statement by statement ([`query`]).
 //!
-//! Waits for the client (ClientRead, ClientWrite), for the startup process (WriterOutcome, TableApply) and for the flush
-//! of a message that it logged itself; always with its latch and the postmaster's death. Normal stop: the client
-//! leaves; or SIGTERM, answered with FATAL 57P01. Exit status 0, or 1 after a FATAL. SIGQUIT ends it at once.
+//! Waits for the client (ClientRead, ClientWrite), for the startup process (WriterOutcome, TableApply), for
+//! synchronous standbys (SyncRep) and for the flush of a message that it logged itself; always with its latch and the
+//! postmaster's death. Normal stop: the client leaves; or SIGTERM, answered with FATAL 57P01. Exit status 0, or 1
+//! after a FATAL. SIGQUIT ends it at once.
 //!
 //! Must never be added: a write to the tables; a SQLite read transaction that outlives its statement.
 //!
 //! Follows PostgreSQL 15 src/backend/tcop/postgres.c and src/backend/postmaster/postmaster.c (ProcessStartupPacket).
 
+mod authenticate;
 mod block;
 mod control;
+mod hba_view;
 mod notify;
+mod promotion;
 mod query;
+mod roles;
+mod slots;
+mod standbys;
 mod startup_packet;
 pub mod system_info;
+mod visibility;
 mod writes;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use engine::error::{SqlError, SqlState};
 use engine::reader::{Reader, ReaderOptions};
+use engine::roles::Rights;
 use ipc::interrupt::Interrupts;
 use ipc::process::Me;
 use postmaster::refusal::Refusal;
@@ -43,11 +53,14 @@ use crate::backend_status::{BackendState, BackendStatus};
 use crate::connection::{Connection, Received};
 use crate::log::fatal;
 use crate::node::{Node, TABLES_BUSY_TIMEOUT};
+use crate::session::authenticate::authenticate;
 use crate::session::block::Block;
 use crate::session::control::SessionControl;
 use crate::session::notify::Notifications;
 use crate::session::startup_packet::{First, read_startup};
 use crate::session::system_info::SessionInfo;
+use crate::session_count::Place;
+use crate::sync_rep;
 use crate::xlog::Xlog;
 
 /// Main function of a connection's process; returns its exit status.
@@ -70,19 +83,42 @@ pub fn backend_main(node: &'static Node, me: Me, stream: Stream, peer: PeerAddr)
 /// Tells a client that it can't be served now, and why.
 pub fn refuse_main(node: &'static Node, stream: Stream, peer: PeerAddr, refusal: Refusal) -> i32 {
     if let Ok(mut connection) = Connection::unattached(stream, peer)
-        && let Ok(First::Startup(_)) = read_startup(node, &mut connection)
+        && let deadline = clock::now().saturating_add(node.settings().authentication_timeout)
+        && let Ok(First::Startup(_)) = read_startup(node, &mut connection, deadline)
     {
-        let sqlstate = wire::sqlstate::SqlState::parse(refusal.sqlstate()).expect("refusals have a SQLSTATE");
-        let mut report = ErrorResponse::fatal(sqlstate, refusal.message());
-        report.detail = refusal.detail().map(str::to_owned);
         // The client is told, or is gone.
-        let _ = end_with(&mut connection, &report);
+        let _ = end_with(&mut connection, &report_of_refusal(refusal));
     }
     1
 }
 
+/// A place among the sessions. The last ones are for superusers, who may have to find out who has all the others.
+fn take_place(node: &'static Node, rights: Rights) -> Result<Place, ErrorResponse> {
+    let settings = node.settings();
+    let all = settings.max_connections;
+    let open = all.saturating_sub(settings.superuser_reserved_connections);
+    if let Some(place) = node.sessions.take(if rights.superuser { all } else { open }) {
+        return Ok(place);
+    }
+    if rights.superuser || open == all || node.sessions.taken() >= all {
+        return Err(report_of_refusal(Refusal::TooManyClients));
+    }
+    Err(ErrorResponse::fatal(
+        wire::sqlstate::TOO_MANY_CONNECTIONS,
+        "remaining connection slots are reserved for non-replication superuser connections",
+    ))
+}
+
+fn report_of_refusal(refusal: Refusal) -> ErrorResponse {
+    let sqlstate = wire::sqlstate::SqlState::parse(refusal.sqlstate()).expect("refusals have a SQLSTATE");
+    let mut report = ErrorResponse::fatal(sqlstate, refusal.message());
+    report.detail = refusal.detail().map(str::to_owned);
+    report
+}
+
 fn serve(node: &'static Node, me: Me, mut connection: Connection) -> Result<(), ()> {
-    let startup = match read_startup(node, &mut connection) {
+    let deadline = clock::now().saturating_add(node.settings().authentication_timeout);
+    let startup = match read_startup(node, &mut connection, deadline) {
         Ok(First::Startup(startup)) => startup,
         Ok(First::Done) => return Ok(()),
         Err(report) => return end_with(&mut connection, &report),
@@ -91,21 +127,35 @@ fn serve(node: &'static Node, me: Me, mut connection: Connection) -> Result<(), 
     status.set_client(&connection.peer());
     status.user.set(&startup.user);
     status.database.set(&startup.database);
+    // Before the role is looked up: what changes from now on is seen.
+    let roles_version = node.roles_version.load(Ordering::Acquire);
+    let rights = match authenticate(node, me, &mut connection, &startup, deadline) {
+        Ok(Some(rights)) => rights,
+        Ok(None) => return Ok(()),
+        Err(report) => return end_with(&mut connection, &report),
+    };
     match startup.replication {
         ReplicationMode::None => {}
-        _ => return crate::walsender::process::serve(node, me, connection, &startup),
+        _ => return crate::walsender::process::serve(node, me, connection, &startup, rights),
     }
-    let version = node.configuration.version();
-    let settings = match greet(node, me, &mut connection, &startup) {
+    let _place = match take_place(node, rights) {
+        Ok(place) => place,
+        Err(report) => return end_with(&mut connection, &report),
+    };
+    if let Some(end) = node.sync_rep.required() {
+        return end_with(&mut connection, &unconfirmed(end));
+    }
+    let version = SettingsVersion::now(node);
+    let settings = match greet(node, me, &mut connection, &startup, rights) {
         Ok(settings) => settings,
         Err(report) => return end_with(&mut connection, &report),
     };
     crate::quit_messages::announce(&connection);
-    let mut session = Session::new(node, me, connection, settings, version);
-    match session.run() {
-        Ok(()) => Ok(()),
-        Err(report) => end_with(&mut session.connection, &report),
-    }
+    let known = Known { rights: Rc::new(Cell::new(rights)), roles_version };
+    let mut session = Session::new(node, me, connection, (settings, version), known);
+    let result = session.run().or_else(|report| end_with(&mut session.connection, &report));
+    node.replication_slots.drop_temporary(node, &me);
+    result
 }
 
 /// Tells the client why it is left, if it can still be told, and the log. Always an error: the process' FATAL.
@@ -118,6 +168,12 @@ pub(crate) fn end_with(connection: &mut Connection, report: &ErrorResponse) -> R
     // The connection ends anyhow.
     let _ = connection.flush();
     Err(())
+}
+
+/// What a session knows of its role, and as of when.
+struct Known {
+    rights: Rc<Cell<Rights>>,
+    roles_version: u64,
 }
 
 /// One client's session.
@@ -139,10 +195,14 @@ pub(crate) struct Session {
     notifications: Rc<RefCell<Notifications>>,
     /// There is something to read in the queue of notifications, and nobody has looked yet.
     notified: bool,
+    /// What the session knows of its role.
+    known: Known,
     /// Which of the node's settings this session's lie over.
-    settings_version: u64,
+    settings_version: SettingsVersion,
     /// Extended-protocol messages are skipped up to the next Sync.
     skip_to_sync: bool,
+    /// The client knows that its synchronous_commit waits for more than it says.
+    told_of_level: bool,
 }
 
 impl Session {
@@ -151,8 +211,8 @@ impl Session {
         node: &'static Node,
         me: Me,
         connection: Connection,
-        settings: SessionSettings,
-        settings_version: u64,
+        (settings, settings_version): (SessionSettings, SettingsVersion),
+        known: Known,
     ) -> Session {
         let settings = Rc::new(RefCell::new(settings));
         let control = Rc::new(SessionControl::new(node, me));
@@ -161,9 +221,11 @@ impl Session {
             node,
             me,
             settings: Rc::clone(&settings),
+            rights: Rc::clone(&known.rights),
             xlog: RefCell::new(Xlog::new(node, me)),
             control: Rc::clone(&control),
             notifications: Rc::clone(&notifications),
+            to_confirm: Cell::new(None),
         });
         Session {
             node,
@@ -179,8 +241,10 @@ impl Session {
             last_write: Lsn::INVALID,
             notifications,
             notified: false,
+            known,
             settings_version,
             skip_to_sync: false,
+            told_of_level: false,
         }
     }
 
@@ -224,6 +288,10 @@ impl Session {
                 }
                 Received::Eof => return Ok(()),
             };
+            // While it waited for this a quorum may have answered, which wakes no session.
+            if self.heed_settings() {
+                self.report_settings();
+            }
             self.simple_query(&query)?;
             self.ready()?;
         }
@@ -253,12 +321,13 @@ impl Session {
     /// The process has absorbed the barrier before, wherever it came: what belongs to the process has changed at once. What a
     /// statement sees does not change while it runs, and nobody has to wait for its end.
     fn heed_settings(&mut self) -> bool {
-        let version = self.node.configuration.version();
+        let version = SettingsVersion::now(self.node);
         if version == self.settings_version {
             return false;
         }
         self.settings_version = version;
-        self.settings.borrow_mut().reload(&base_settings(self.node, self.me));
+        let base = base_settings(self.node, self.me, self.known.rights.get());
+        self.settings.borrow_mut().reload(&base);
         true
     }
 
@@ -320,7 +389,9 @@ impl Session {
                 memory_max,
                 system: Rc::clone(&self.info) as Rc<dyn engine::catalog::SystemInfo>,
             };
-            self.reader = Some(Reader::open(&self.node.data.state_db(), &options)?);
+            let reader = Reader::open(&self.node.data.state_db(), &options)?;
+            reader.set_rights(self.known.rights.get());
+            self.reader = Some(reader);
         } else if memory_max != self.reader_memory
             && let Some(reader) = &self.reader
         {
@@ -336,14 +407,15 @@ impl Session {
     }
 }
 
-/// AuthenticationOk, the settings, the cancel key.
+/// AuthenticationOk, the settings, the cancel key, for a client that is who it says.
 pub(crate) fn greet(
     node: &'static Node,
     me: Me,
     connection: &mut Connection,
     startup: &StartupMessage,
+    rights: Rights,
 ) -> Result<SessionSettings, ErrorResponse> {
-    let mut settings = SessionSettings::new(&base_settings(node, me), &startup.settings)
+    let mut settings = SessionSettings::new(&base_settings(node, me, rights), &startup.settings)
         .map_err(|error| report_of(&setting_error(&error), None).with_severity(Severity::Fatal))?;
     if let Some(negotiation) = &startup.negotiate {
         backend::negotiate_protocol_version(connection.output(), negotiation);
@@ -360,16 +432,40 @@ pub(crate) fn greet(
     Ok(settings)
 }
 
+/// What a session's settings rest on: when it is another, they are computed anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SettingsVersion {
+    configuration: u64,
+    /// `in_hot_standby`, until the node is promoted.
+    in_recovery: bool,
+    /// `default_transaction_read_only`, until synchronous standbys have answered.
+    awaits_quorum: bool,
+}
+
+impl SettingsVersion {
+    /// That of this process.
+    pub(crate) fn now(node: &Node) -> SettingsVersion {
+        SettingsVersion {
+            configuration: node.configuration.version(),
+            in_recovery: node.recovery.in_recovery(),
+            awaits_quorum: sync_rep::awaits_first_quorum(node),
+        }
+    }
+}
+
 /// The node's settings as the session of this process begins with them.
-pub(crate) fn base_settings(node: &Node, me: Me) -> Settings {
+pub(crate) fn base_settings(node: &Node, me: Me, rights: Rights) -> Settings {
     let mut base = (*node.settings()).clone();
     base.in_hot_standby = node.recovery.in_recovery();
+    // A client that may choose among servers passes by: another one may have been promoted meanwhile.
+    base.default_transaction_read_only |= sync_rep::awaits_first_quorum(node);
+    base.is_superuser = rights.superuser;
     base.session_authorization = node.statuses[me.number().index()].user.get();
     base
 }
 
 /// What a client is told of an error.
-fn report_of(error: &SqlError, position: Option<u32>) -> ErrorResponse {
+pub(crate) fn report_of(error: &SqlError, position: Option<u32>) -> ErrorResponse {
     let sqlstate =
         wire::sqlstate::SqlState::parse(error.sqlstate.as_str()).unwrap_or(wire::sqlstate::INTERNAL_ERROR);
     let mut report = ErrorResponse::error(sqlstate, error.message.clone());
@@ -385,8 +481,20 @@ fn setting_error(error: &settings::error::Error) -> SqlError {
         bytes = sqlstate;
     }
     let mut converted = SqlError::new(SqlState(bytes), error.message.clone());
+    converted.detail = error.detail.clone();
     converted.hint = error.hint.clone();
     converted
+}
+
+/// FATAL 57P03: the standbys may have more of the log than this node has after a restart of its machine.
+fn unconfirmed(end: Lsn) -> ErrorResponse {
+    ErrorResponse::fatal(
+        wire::sqlstate::CANNOT_CONNECT_NOW,
+        "the database system is not yet accepting connections",
+    )
+    .with_detail(format!(
+        "Since the machine was restarted the synchronous standbys have not confirmed the log up to {end}."
+    ))
 }
 
 /// FATAL 57P01.

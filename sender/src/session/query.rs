@@ -28,6 +28,7 @@ use super::block::{self, Block};
 use super::control::OF_STATEMENT;
 use super::{Session, now, setting_error};
 use crate::backend_status::{QUERY_BYTES, cut};
+use crate::checkpointer::CheckpointRequest;
 use crate::connection::Connection;
 use crate::recovery_state::{Waited, wait_applied};
 use crate::write_request::{put_columns, put_row};
@@ -55,7 +56,8 @@ impl From<ErrorResponse> for Failure {
 impl Session {
     /// Executes a query and queues its answers (not ReadyForQuery). An error ends the session.
     pub(super) fn simple_query(&mut self, query: &str) -> Result<(), ErrorResponse> {
-        self.status.set_query(query, now());
+        let shown = sql::role::redact(query);
+        self.status.set_query(&shown, now());
         let result = self.execute_query(query);
         self.control.finish();
         if self.block.is_none() {
@@ -77,7 +79,8 @@ impl Session {
                 if let Some(block) = &mut self.block {
                     block.failed = true;
                 }
-                log_statement_error(&error, query);
+                self.node.replication_slots.drop_temporary(self.node, &self.me);
+                log_statement_error(&error, &shown);
                 self.send_error(&error, position);
                 Ok(())
             }
@@ -85,6 +88,7 @@ impl Session {
     }
 
     fn execute_query(&mut self, query: &str) -> Result<(), (Failure, Option<u32>)> {
+        self.heed_roles().map_err(|failure| (failure, None))?;
         let statements = sql::parse(query).map_err(|error| {
             // The offset of an error of the surface is one of the query itself.
             let position = error.offset.map(|offset| position_in(query, offset as usize));
@@ -154,7 +158,7 @@ impl Session {
         }
         match &statement.kind {
             Kind::Read | Kind::Explain => self.read(statement),
-            Kind::Write(tag) | Kind::Ddl(tag) => self.gather(statement, *tag),
+            kind if kind.is_write() => self.gather(statement, kind.tag()),
             kind if is_transaction_command(kind) => self.transaction_command(kind),
             kind => {
                 self.session_command(kind)?;
@@ -184,27 +188,41 @@ impl Session {
             )
             .into());
         }
-        self.wait_for_tables()?;
+        self.wait_for_acknowledged()?;
+        let began = clock::now();
+        self.info.to_confirm.set(None);
         self.reader()?;
         let reader = self.reader.as_mut().expect("opened by the line above");
         let mut sink = ClientRows { connection: &mut self.connection, broken: None };
         // Before SQLite takes its snapshot: who keeps the tables' log from being cut is found by this.
         let reading_since = &self.node.reading_since[self.me.number().index()];
-        reading_since.store(clock::now().as_nanos(), Ordering::Release);
+        reading_since.store(began.as_nanos(), Ordering::Release);
         let result = reader.query(&statement.sql, &*self.control, &mut sink);
         reading_since.store(0, Ordering::Release);
         if let Some(report) = sink.broken {
             return Err(report.into());
         }
         let rows = result?;
+        if let Some(logged) = self.info.to_confirm.take() {
+            self.commit_level()?;
+            self.await_standbys(logged, began, true)?;
+        }
         self.complete(statement.kind.tag().with_rows(rows));
         Ok(())
     }
 
-    /// A reader sees everything that was acknowledged before it began, to whomever.
-    fn wait_for_tables(&mut self) -> Result<(), Failure> {
-        let acknowledged = Lsn(self.node.recovery.acknowledged.load(Ordering::Acquire));
-        let wanted = acknowledged.max(self.last_write);
+    /// A reader sees everything that was acknowledged before it began, to whomever: on a primary what has been answered, as
+    /// far as synchronous standbys have it.
+    pub(super) fn wait_for_acknowledged(&mut self) -> Result<(), Failure> {
+        let mut acknowledged = Lsn(self.node.recovery.acknowledged.load(Ordering::Acquire));
+        if !self.node.recovery.in_recovery() {
+            acknowledged = acknowledged.min(self.node.wal.horizon());
+        }
+        self.wait_for_tables(acknowledged.max(self.last_write))
+    }
+
+    /// Waits until the tables hold everything below `wanted`.
+    pub(super) fn wait_for_tables(&mut self, wanted: Lsn) -> Result<(), Failure> {
         let control = &self.control;
         let stop = || control.interruption().is_some();
         let sleep = || control.wait(None, WaitEvent::TableApply);
@@ -236,8 +254,9 @@ impl Session {
             .into());
         }
         let bytes_max = self.node.settings().max_statement_size as usize;
+        let text = self.text_for_writer(statement)?;
         let block = self.block.as_mut().expect("writes outside of a block go to the startup process at once");
-        block.push(statement.sql.clone().into_owned(), bytes_max)?;
+        block.push(text, bytes_max)?;
         if !block.noticed {
             block.noticed = true;
             let notice = ErrorResponse::notice(
@@ -271,7 +290,8 @@ impl Session {
             Kind::Rollback { chain } => self.rollback(*chain),
             Kind::Savepoint(name) => {
                 let mark = self.notifications.borrow().mark();
-                self.in_block("SAVEPOINT")?.savepoint(name.clone(), mark);
+                let bytes_max = self.node.settings().max_statement_size as usize;
+                self.in_block("SAVEPOINT")?.savepoint(name.clone(), mark, bytes_max)?;
             }
             Kind::Release(name) => self.in_block("RELEASE SAVEPOINT")?.release(name)?,
             Kind::RollbackTo(name) => {
@@ -392,12 +412,38 @@ impl Session {
             }
             // Of these the session keeps nothing.
             Kind::Discard(_) => {}
+            Kind::Checkpoint if !self.known.rights.get().superuser => {
+                let message = "must be superuser or have privileges of pg_checkpoint to do CHECKPOINT";
+                return Err(SqlError::new(SqlState::INSUFFICIENT_PRIVILEGE, message));
+            }
+            Kind::Checkpoint => self.checkpoint()?,
             Kind::Listen(_) | Kind::Unlisten(_) | Kind::Notify { .. } => self.notification_command(kind)?,
             _ => {
                 return Err(SqlError::new(SqlState::INTERNAL_ERROR, "not a session command"));
             }
         }
         Ok(())
+    }
+
+    /// Returns when a checkpoint is done that began after this was asked for.
+    fn checkpoint(&self) -> Result<(), SqlError> {
+        let mut request = CheckpointRequest::new(self.node);
+        let mut sleep = self.node.checkpoint_progress.prepare_to_sleep(self.me);
+        loop {
+            sleep.enter();
+            match request.progress() {
+                Some(true) => return Ok(()),
+                Some(false) => {
+                    return Err(SqlError::new(SqlState::INTERNAL_ERROR, "checkpoint request failed")
+                        .with_hint("Consult recent messages in the server log for details."));
+                }
+                None => {}
+            }
+            if let Some(interruption) = self.control.interruption() {
+                return Err(interruption.error());
+            }
+            self.control.wait(None, request.wait_event());
+        }
     }
 
     fn set_transaction(&mut self, session: bool, modes: TransactionModes) -> Result<(), SqlError> {
@@ -422,6 +468,7 @@ impl Session {
         let full = |error: ErrorResponse| SqlError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, error.message);
         match name {
             Some(name) => {
+                super::visibility::check_setting(name, self.known.rights.get())?;
                 let value = settings.show(name).map_err(|error| setting_error(&error))?;
                 backend::row_description(out, &[text(name)]);
                 let mut row = backend::DataRow::begin(out);
@@ -430,7 +477,9 @@ impl Session {
             }
             None => {
                 backend::row_description(out, &[text("name"), text("setting"), text("description")]);
-                for setting in settings::TABLE {
+                let superuser = self.known.rights.get().superuser;
+                let hidden = |name: &str| !superuser && settings::secret::is_for_superusers(name);
+                for setting in settings::TABLE.iter().filter(|setting| !hidden(setting.name)) {
                     let mut row = backend::DataRow::begin(out);
                     row.text(setting.name);
                     row.text(&settings.show(setting.name).map_err(|error| setting_error(&error))?);
@@ -475,9 +524,13 @@ impl RowSink for ClientRows<'_> {
 }
 
 /// In the server log, as with PostgreSQL's log_min_error_statement = error.
-fn log_statement_error(error: &SqlError, query: &str) {
+fn log_statement_error(error: &SqlError, shown: &str) {
     let detail = error.detail.as_ref().map(|detail| format!("\nDETAIL:  {detail}")).unwrap_or_default();
-    tracing::error!("{}{detail}\nSTATEMENT:  {}", error.message, cut(query, QUERY_BYTES));
+    // The message of what can't even be cut into words repeats the rest of the text, which may hold a password.
+    let hidden = shown.ends_with('…') && error.sqlstate == SqlState::SYNTAX_ERROR;
+    let message =
+        if hidden { "syntax error in a statement that may hold a password" } else { &error.message };
+    tracing::error!("{message}{detail}\nSTATEMENT:  {}", cut(shown, QUERY_BYTES));
 }
 
 fn is_transaction_command(kind: &Kind) -> bool {

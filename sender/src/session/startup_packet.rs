@@ -5,7 +5,7 @@
 use std::sync::atomic::Ordering;
 
 use ipc::interrupt::Interrupts;
-use sys::clock;
+use sys::clock::MonoTime;
 use sys::process::Pid;
 use wire::error::ErrorResponse;
 use wire::startup::{CancelRequest, StartupDecoder, StartupMessage, StartupPacket};
@@ -13,6 +13,7 @@ use wire::startup::{CancelRequest, StartupDecoder, StartupMessage, StartupPacket
 use crate::backend_status::BackendStatus;
 use crate::connection::{Connection, ReceivedPacket};
 use crate::node::Node;
+use crate::session::authenticate::timed_out;
 
 /// What a connection wants.
 pub(super) enum First {
@@ -23,8 +24,12 @@ pub(super) enum First {
 }
 
 /// Reads packets until one says what the connection is for; answers requests for encryption with 'N'.
-pub(super) fn read_startup(node: &'static Node, connection: &mut Connection) -> Result<First, ErrorResponse> {
-    connection.set_read_deadline(Some(clock::now().saturating_add(node.settings().authentication_timeout)));
+pub(super) fn read_startup(
+    node: &'static Node,
+    connection: &mut Connection,
+    deadline: MonoTime,
+) -> Result<First, ErrorResponse> {
+    connection.set_read_deadline(Some(deadline));
     let mut decoder = StartupDecoder::default();
     loop {
         let packet = match connection.read_startup_packet()? {
@@ -38,12 +43,7 @@ pub(super) fn read_startup(node: &'static Node, connection: &mut Connection) -> 
                 }
                 None => continue,
             },
-            ReceivedPacket::TimedOut => {
-                return Err(ErrorResponse::fatal(
-                    wire::sqlstate::QUERY_CANCELED,
-                    "canceling authentication due to timeout",
-                ));
-            }
+            ReceivedPacket::TimedOut => return Err(timed_out()),
             ReceivedPacket::Eof => return Ok(First::Done),
         };
         match packet {
@@ -55,10 +55,7 @@ pub(super) fn read_startup(node: &'static Node, connection: &mut Connection) -> 
                 cancel(node, request);
                 return Ok(First::Done);
             }
-            StartupPacket::Startup(startup) => {
-                connection.set_read_deadline(None);
-                return Ok(First::Startup(startup));
-            }
+            StartupPacket::Startup(startup) => return Ok(First::Startup(startup)),
         }
     }
 }

@@ -3,21 +3,23 @@
 //! Follows PostgreSQL 15 src/backend/utils/adt/pgstatfuncs.c, src/backend/access/transam/xlogfuncs.c and
 //! src/backend/storage/ipc/signalfuncs.c.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use engine::catalog::{Function, SystemInfo, SystemValue, View};
 use engine::error::{SqlError, SqlState};
+use engine::roles::Rights;
 use ipc::interrupt::Interrupts;
 use ipc::latch_stats::LatchStats;
 use ipc::proc::{BackendType, Proc, ProcNumber};
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
 use settings::reload::FileSetting;
-use settings::session::SessionSettings;
-use settings::table::{SettingNumber, Source};
+use settings::secret;
+use settings::session::{Scope, SessionSettings};
+use settings::table::{SettingNumber, Source, SynchronousCommit};
 use settings::value::Kind;
 use sys::clock;
 use sys::process::Pid;
@@ -26,12 +28,17 @@ use wal::logical_message::LogicalMessage;
 use wal::lsn::Lsn;
 use wal::timestamp::Timestamp;
 use wal::xact::Commit;
+use wire::error::ErrorResponse;
 
 use super::control::SessionControl;
+use super::hba_view::hba_file_rules;
 use super::notify::Notifications;
+use super::visibility::{check_setting, without_what_it_does};
 use crate::configuration::read_conf;
 use crate::node::Node;
 use crate::notify::outgoing::Outgoing;
+use crate::recovery_state::PauseState;
+use crate::sync_rep::{self, Awaited, Confirmation, quorum};
 use crate::walreceiver_state::WalRcvState;
 use crate::xlog::Xlog;
 
@@ -43,16 +50,21 @@ pub(super) struct SessionInfo {
     pub(super) node: &'static Node,
     pub(super) me: Me,
     pub(super) settings: Rc<RefCell<SessionSettings>>,
+    /// What the session's role may do now.
+    pub(super) rights: Rc<Cell<Rights>>,
     pub(super) xlog: RefCell<Xlog>,
     /// Deadline and interrupts of the statement that runs.
     pub(super) control: Rc<SessionControl>,
     /// Channels, and what the transaction notifies.
     pub(super) notifications: Rc<RefCell<Notifications>>,
+    /// What the statement has logged and standbys have to confirm; taken when it has run.
+    pub(super) to_confirm: Cell<Option<Awaited>>,
 }
 
 impl SystemInfo for SessionInfo {
     fn call(&self, function: Function, arguments: &[SystemValue]) -> Result<SystemValue, SqlError> {
         let node = self.node;
+        self.check_function(function)?;
         Ok(match function {
             Function::IsInRecovery => node.recovery.in_recovery().into(),
             Function::CurrentWalLsn => lsn(self.on_primary()?.wal.flush_lsn()),
@@ -67,11 +79,21 @@ impl SystemInfo for SessionInfo {
                 false => NULL,
             },
             Function::LastXactReplayTimestamp => time(node.recovery.last_xact_time.load(Ordering::Relaxed)),
+            Function::WalReplayPause => self.set_paused(true)?,
+            Function::WalReplayResume => self.set_paused(false)?,
+            Function::IsWalReplayPaused => (self.pause_state()? != PauseState::NotPaused).into(),
+            Function::WalReplayPauseState => self.pause_state()?.name().into(),
             Function::SwitchWal => self.switch_wal()?,
+            Function::Promote => self.promote(arguments)?,
+            Function::HandOver => self.hand_over(arguments)?,
             Function::LogicalEmitMessage => self.emit_message(arguments)?,
             Function::TerminateBackend => self.signal_backend(arguments, Interrupts::TERMINATE)?,
             Function::CancelBackend => self.signal_backend(arguments, Interrupts::QUERY_CANCEL)?,
             Function::LogBackendMemoryContexts => self.log_memory(arguments),
+            Function::CreatePhysicalReplicationSlot => self.create_slot(arguments)?,
+            Function::CopyPhysicalReplicationSlot => self.copy_slot(arguments)?,
+            Function::ReplicationSlotAdvance => self.advance_slot(arguments)?,
+            Function::DropReplicationSlot => self.drop_slot(arguments)?,
             Function::ReloadConf => {
                 sys::process::kill(sys::process::parent_pid(), Signal::Hup).is_ok().into()
             }
@@ -88,6 +110,7 @@ impl SystemInfo for SessionInfo {
             Function::CurrentDatabase => self.status().database.get().into(),
             Function::CurrentUser => self.status().user.get().into(),
             Function::CurrentSetting => self.current_setting(arguments)?,
+            Function::SetConfig => self.set_config(arguments)?,
             Function::Notify => {
                 let (channel, payload) = notification(arguments);
                 self.notifications.borrow_mut().notify(channel, payload)?;
@@ -112,17 +135,20 @@ impl SystemInfo for SessionInfo {
     }
 
     fn rows(&self, view: View) -> Result<Vec<Vec<SystemValue>>, SqlError> {
+        self.check_view(view)?;
         Ok(match view {
+            View::HbaFileRules => hba_file_rules(&self.node.data.hba()),
             View::StatActivity => self.active().map(|(number, proc)| self.activity(number, proc)).collect(),
-            View::StatReplication => self.replication(),
-            View::StatWalReceiver => self.walreceiver(),
+            View::StatReplication => self.for_superusers(self.replication()),
+            View::StatWalReceiver => self.for_superusers(self.walreceiver()),
             View::StatArchiver => vec![self.archiver()],
+            View::ReplicationSlots => self.replication_slots(),
             View::StatLatch => self.latches(),
             View::ListeningChannels => {
                 let notifications = self.notifications.borrow();
                 notifications.channels().map(|channel| vec![channel.into()]).collect()
             }
-            View::Settings => SettingNumber::all().map(|number| self.setting(number)).collect(),
+            View::Settings => self.visible_settings().map(|number| self.setting(number)).collect(),
             View::FileSettings => self.file_settings(),
         })
     }
@@ -142,6 +168,21 @@ impl SessionInfo {
         Ok(self.node)
     }
 
+    fn set_paused(&self, paused: bool) -> Result<SystemValue, SqlError> {
+        self.pause_state()?;
+        self.node.recovery.set_paused(self.node, paused);
+        Ok(SystemValue::Text(String::new()))
+    }
+
+    /// Whether a standby's replay is paused.
+    fn pause_state(&self) -> Result<PauseState, SqlError> {
+        if !self.node.recovery.in_recovery() {
+            return Err(SqlError::new(SqlState(*b"55000"), "recovery is not in progress")
+                .with_hint("Recovery control functions can only be executed during recovery."));
+        }
+        Ok(self.node.recovery.pause_state())
+    }
+
     /// The segment that a log ends in which ends at that position.
     fn walfile_name(&self, arguments: &[SystemValue]) -> Result<SystemValue, SqlError> {
         let node = self.node;
@@ -150,12 +191,7 @@ impl SessionInfo {
                 .with_hint("pg_walfile_name() cannot be executed during recovery."));
         }
         let text = arguments.first().map(text).unwrap_or_default();
-        let position: Lsn = text.trim().parse().map_err(|_| {
-            SqlError::new(
-                SqlState::INVALID_TEXT_REPRESENTATION,
-                format!("invalid input syntax for type pg_lsn: \"{text}\""),
-            )
-        })?;
+        let position = position(&text)?;
         Ok(node.segment_name(node.segment_size.number_before(position)).into())
     }
 
@@ -167,7 +203,8 @@ impl SessionInfo {
         Ok(lsn(end))
     }
 
-    /// A message in the log for whoever reads it; with `transactional` a commit record follows it.
+    /// A message in the log for whoever reads it; with `transactional` a commit record follows it, which synchronous standbys
+    /// have to confirm.
     ///
     /// Not transactional messages are what synchronous_commit = off is for: they are left to the walwriter.
     fn emit_message(&self, arguments: &[SystemValue]) -> Result<SystemValue, SqlError> {
@@ -191,23 +228,25 @@ impl SessionInfo {
         let inserted =
             xlog.insert(&mut message.record(0).map_err(too_long)?).map_err(|error| log_error(&error))?;
         let mut end = inserted.end;
+        let level = self.settings.borrow().current().synchronous_commit;
+        let apply_feedback = level == SynchronousCommit::RemoteApply;
         if transactional {
             let now = Timestamp::from_unix_micros(clock::unix_micros());
             end = xlog
-                .insert(&mut Commit { time: now, apply_feedback: false }.record(0))
+                .insert(&mut Commit { time: now, apply_feedback }.record(0))
                 .map_err(|error| log_error(&error))?
                 .end;
         }
-        if self.is_asynchronous() {
+        if level == SynchronousCommit::Off {
             self.node.procs.set_latch(ProcNumber::WAL_WRITER);
-        } else {
-            xlog.flush(end);
+            return Ok(lsn(inserted.end));
+        }
+        xlog.flush(end);
+        if transactional {
+            let confirmation = if apply_feedback { Confirmation::Applied } else { Confirmation::Durable };
+            self.to_confirm.set(Some(Awaited { lsn: end, confirmation }));
         }
         Ok(lsn(inserted.end))
-    }
-
-    fn is_asynchronous(&self) -> bool {
-        self.settings.borrow().current().synchronous_commit == settings::table::SynchronousCommit::Off
     }
 
     fn signal_backend(
@@ -220,6 +259,7 @@ impl SessionInfo {
         let is_backend = |number: ProcNumber| number >= ProcNumber::FIRST_BACKEND;
         match found {
             Some(address) if is_backend(address.number) => {
+                self.check_signal(&self.node.statuses[address.number.index()].user.get(), interrupt)?;
                 Ok(self.node.procs.send_interrupt(address, interrupt).into())
             }
             _ => {
@@ -271,11 +311,22 @@ impl SessionInfo {
 
     fn current_setting(&self, arguments: &[SystemValue]) -> Result<SystemValue, SqlError> {
         let name = arguments.first().map(text).unwrap_or_default();
+        check_setting(&name, self.rights.get())?;
         match self.settings.borrow().show(&name) {
             Ok(value) => Ok(value.into()),
             Err(_) if arguments.get(1).is_some_and(is_true) => Ok(NULL),
             Err(error) => Err(super::setting_error(&error)),
         }
+    }
+
+    fn set_config(&self, arguments: &[SystemValue]) -> Result<SystemValue, SqlError> {
+        let argument = |at: usize| arguments.get(at).map(text).unwrap_or_default();
+        let local = arguments.get(2).is_some_and(is_true);
+        let scope = if local { Scope::Transaction } else { Scope::Session };
+        let mut settings = self.settings.borrow_mut();
+        let failed = |error: settings::error::Error| super::setting_error(&error);
+        settings.set(&argument(0), &argument(1), scope).map_err(failed)?;
+        Ok(settings.show(&argument(0)).map_err(failed)?.into())
     }
 
     fn active(&self) -> impl Iterator<Item = (ProcNumber, &'static Proc)> {
@@ -290,8 +341,12 @@ impl SessionInfo {
         let is_session = number >= ProcNumber::FIRST_BACKEND;
         let when = |micros: &AtomicI64| time(micros.load(Ordering::Relaxed));
         let session_text = |text: String| if is_session { text.into() } else { NULL };
-        let wait = proc.wait_event();
-        vec![
+        // A session whose answer waits for standbys has not been woken to say so.
+        let wait = match self.node.requests.is_waiting(number) {
+            true => Some(WaitEvent::SyncRep),
+            false => proc.wait_event(),
+        };
+        let row = vec![
             NULL,
             session_text(status.database.get()),
             proc.pid().map(|pid| pid.0).into(),
@@ -314,7 +369,8 @@ impl SessionInfo {
             NULL,
             status.query.get().into(),
             proc.backend_type().map(BackendType::name).into(),
-        ]
+        ];
+        if self.may_see_session_of(&status.user.get()) { row } else { without_what_it_does(row) }
     }
 
     /// Counters begin at 0 with each process, so they say nothing of a slot's former owner.
@@ -344,8 +400,12 @@ impl SessionInfo {
 
     fn replication(&self) -> Vec<Vec<SystemValue>> {
         let mut rows = Vec::new();
-        for slot in self.node.walsenders {
+        let settings = self.node.settings();
+        let members = sync_rep::members(self.node);
+        for (index, slot) in self.node.walsenders.iter().enumerate() {
             let Some(number) = slot.owner() else { continue };
+            let state = quorum::sync_state(&settings.synchronous_standby_names, &members, index);
+            let priority = members[index].priority_shown();
             let (proc, status) = (self.node.procs.slot(number), &self.node.statuses[number.index()]);
             rows.push(vec![
                 proc.pid().map(|pid| pid.0).into(),
@@ -365,8 +425,8 @@ impl SessionInfo {
                 NULL,
                 NULL,
                 NULL,
-                0.into(),
-                "async".into(),
+                i64::from(priority).into(),
+                state.name().into(),
                 time(slot.reply_time.load(Ordering::Relaxed)),
             ]);
         }
@@ -392,7 +452,7 @@ impl SessionInfo {
             time(shared.last_msg_receipt_time.load(Ordering::Relaxed)),
             at(shared.latest_end.load(Ordering::Relaxed)),
             time(shared.latest_end_time.load(Ordering::Relaxed)),
-            NULL,
+            text_or_null(shared.slot_name.get()),
             text_or_null(shared.sender_host.get()),
             shared.sender_port.load(Ordering::Relaxed).into(),
             shared.conninfo.get().into(),
@@ -419,7 +479,7 @@ impl SessionInfo {
     fn file_settings(&self) -> Vec<Vec<SystemValue>> {
         let path = self.node.data.conf();
         let configuration = &self.node.configuration;
-        let lines = match read_conf(&path) {
+        let lines = match read_conf(&self.node.data) {
             Ok(conf) => configuration.settings().file_settings(&conf, configuration.flags()),
             Err(error) => vec![FileSetting::unreadable(error)],
         };
@@ -428,8 +488,10 @@ impl SessionInfo {
                 path.display().to_string().into(),
                 i64::from(line.line).into(),
                 sequence.into(),
-                line.name.into(),
-                line.value.into(),
+                line.name.clone().into(),
+                line.value
+                    .map(|value| secret::shown(&line.name.unwrap_or_default(), &value).into_owned())
+                    .into(),
                 line.applied.into(),
                 line.error.into(),
             ]
@@ -448,9 +510,10 @@ impl SessionInfo {
         let enumvals = row.kind.enum_values();
         let origin = current.origin(number);
         let from_file = origin.source == Source::File;
+        let shown = |value: String| secret::shown(row.name, &value).into_owned().into();
         vec![
             row.name.into(),
-            current.value(number).setting().into(),
+            shown(current.value(number).setting()),
             unit.into(),
             row.category.into(),
             row.description.into(),
@@ -462,7 +525,7 @@ impl SessionInfo {
             bounds.map(|(_, max)| max.to_string()).into(),
             if enumvals.is_empty() { NULL } else { format!("{{{}}}", enumvals.join(",")).into() },
             row.default.setting().into(),
-            settings.reset_value(number).setting().into(),
+            shown(settings.reset_value(number).setting()),
             from_file.then(|| self.node.data.conf().display().to_string()).into(),
             from_file.then_some(i64::from(origin.line)).into(),
             origin.pending_restart.into(),
@@ -524,11 +587,11 @@ fn count(count: u64) -> SystemValue {
     SystemValue::Integer(i64::try_from(count).unwrap_or(i64::MAX))
 }
 
-fn lsn(lsn: Lsn) -> SystemValue {
+pub(super) fn lsn(lsn: Lsn) -> SystemValue {
     SystemValue::Text(lsn.to_string())
 }
 
-fn lsn_or_null(position: Lsn) -> SystemValue {
+pub(super) fn lsn_or_null(position: Lsn) -> SystemValue {
     if position.is_valid() { lsn(position) } else { NULL }
 }
 
@@ -541,7 +604,7 @@ fn time(micros: i64) -> SystemValue {
     if micros == 0 { NULL } else { SystemValue::Text(Timestamp(micros).to_string()) }
 }
 
-fn text(value: &SystemValue) -> String {
+pub(super) fn text(value: &SystemValue) -> String {
     match value {
         SystemValue::Null => String::new(),
         SystemValue::Bool(value) => if *value { "t" } else { "f" }.to_owned(),
@@ -549,6 +612,7 @@ fn text(value: &SystemValue) -> String {
         SystemValue::Float(value) => value.to_string(),
         SystemValue::Text(value) => value.clone(),
         SystemValue::Bytes(value) => String::from_utf8_lossy(value).into_owned(),
+        SystemValue::Record(_) => unreachable!("no argument is a record"),
     }
 }
 
@@ -559,14 +623,30 @@ fn bytes(value: &SystemValue) -> Vec<u8> {
     }
 }
 
-fn integer(value: &SystemValue) -> i64 {
+pub(super) fn integer(value: &SystemValue) -> i64 {
     match value {
         SystemValue::Integer(value) => *value,
         other => text(other).trim().parse().unwrap_or(0),
     }
 }
 
-fn is_true(value: &SystemValue) -> bool {
+/// A pg_lsn argument.
+pub(super) fn position(text: &str) -> Result<Lsn, SqlError> {
+    text.trim().parse().map_err(|_| {
+        let message = format!("invalid input syntax for type pg_lsn: \"{text}\"");
+        SqlError::new(SqlState::INVALID_TEXT_REPRESENTATION, message)
+    })
+}
+
+/// What the node refused, as an error of the statement that asked for it.
+pub(super) fn report_error(report: ErrorResponse) -> SqlError {
+    let code = report.sqlstate.as_str().as_bytes().try_into().expect("a SQLSTATE has five characters");
+    let mut error = SqlError::new(SqlState(code), report.message);
+    (error.detail, error.hint) = (report.detail, report.hint);
+    error
+}
+
+pub(super) fn is_true(value: &SystemValue) -> bool {
     match value {
         SystemValue::Bool(value) => *value,
         SystemValue::Integer(value) => *value != 0,

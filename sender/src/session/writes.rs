@@ -4,13 +4,20 @@
 //! [`crate::requests`]); a cancel takes the request back when the startup process has not taken it yet, otherwise
 //! that process sees the pending cancel itself. A session that is to end waits for the answer too: what was logged is
 //! acknowledged, if the client still listens.
+//!
+//! With synchronous standbys the client is told when they have confirmed what the answer rests on. Who gives up that wait is
+//! warned and told that it has committed, for so it has on this node; but nobody sees it before the standbys have it.
 
 use engine::error::SqlError;
 use engine::rows::CommandTag;
 use engine::sql::{Kind, Statement};
+use settings::table::SynchronousCommit;
+use sys::clock::{self, MonoTime};
 
 use super::Session;
 use super::query::Failure;
+use crate::requests::asked::Answered;
+use crate::sync_rep::{self, Awaited};
 use crate::write_request::{Answer, WriteMessage};
 
 impl Session {
@@ -23,7 +30,10 @@ impl Session {
         let is_session_command = |statement: &&Statement<'_>| !goes_to_writer(&statement.kind);
         let commands = run.iter().filter(is_session_command).count();
         let statements: Vec<_> = run.iter().filter(|statement| goes_to_writer(&statement.kind)).collect();
-        let texts = statements.iter().map(|statement| statement.sql.clone().into_owned()).collect();
+        let texts = statements
+            .iter()
+            .map(|statement| self.text_for_writer(statement))
+            .collect::<Result<Vec<_>, _>>()?;
         if commands == 0 {
             let messages = self.write(texts, true)?;
             self.connection.output().extend_from_slice(&messages);
@@ -51,43 +61,63 @@ impl Session {
     /// Has the startup process execute a transaction; the messages for the client, if `replies`.
     pub(super) fn write(&mut self, statements: Vec<String>, replies: bool) -> Result<Vec<u8>, Failure> {
         let notifications = self.notifications.borrow_mut().prepare();
-        let message = WriteMessage { replies, statements, notifications };
+        let remote_apply = self.commit_level()? == SynchronousCommit::RemoteApply;
+        let asker = self.asker();
+        let message = WriteMessage { replies, statements, notifications, remote_apply, asker };
         let bytes_max = self.node.settings().max_statement_size;
         if message.text_bytes() as u64 > bytes_max {
             return Err(too_long(bytes_max).into());
         }
-        let answer = self.ask(&message.encode())?;
+        let (confirmation, began) = (message.confirmation(), clock::now());
+        let Answered { answer, rests_on } = self.ask(&message.encode(), began)?;
+        let rests_on = Awaited { lsn: rests_on, confirmation };
         match Answer::decode(answer) {
-            Answer::Success { lsn, messages } => {
-                self.last_write = self.last_write.max(lsn);
+            Answer::Success { lsn, notifies_later, messages } => {
+                if self.await_standbys(rests_on, began, lsn.is_valid())? {
+                    self.last_write = self.last_write.max(lsn);
+                    if notifies_later {
+                        // By then they have been published.
+                        self.wait_for_tables(rests_on.lsn)?;
+                    }
+                }
                 self.notifications.borrow_mut().committed();
                 Ok(messages)
             }
-            Answer::Error(error) => Err(error.into()),
+            Answer::Error(error) => {
+                self.await_standbys(rests_on, began, false)?;
+                Err(error.into())
+            }
         }
     }
 
-    /// Hands a request over and waits for its answer.
-    fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, SqlError> {
+    /// Hands a request over, at `began`, and waits for its answer.
+    fn ask(&mut self, request: &[u8], began: MonoTime) -> Result<Answered, SqlError> {
         let mut asked = self.node.requests.submit(self.me, request, self.control.deadline());
         loop {
             self.me.latch().reset();
-            if let Some(answer) = asked.progress() {
-                return Ok(answer);
+            if let Some(answered) = asked.progress() {
+                return Ok(answered);
             }
-            if let Some(interruption) = self.control.interruption()
-                && asked.withdraw()
-            {
-                return Err(interruption.error());
+            if let Some(interruption) = self.control.interruption() {
+                if asked.withdraw() {
+                    return Err(interruption.error());
+                }
+                // It may have put the request off.
+                self.node.wake_startup();
             }
-            self.control.wait(None, asked.wait_event());
+            self.me.serve_barriers();
+            // The answer may be there, waiting for standbys, without anybody having told this process.
+            let warning =
+                self.node.settings().sync_wait_warning.filter(|_| sync_rep::is_synchronous(self.node));
+            let look = warning.map(|after| began.saturating_add(after)).filter(|look| *look > clock::now());
+            self.control.wait(look, asked.wait_event());
         }
     }
 }
 
 /// Statements that the startup process can execute; the others are the session's own.
 fn goes_to_writer(kind: &Kind) -> bool {
-    matches!(kind, Kind::Read | Kind::Explain | Kind::Write(_) | Kind::Ddl(_))
+    kind.is_write() || matches!(kind, Kind::Read | Kind::Explain)
 }
 
 fn too_long(bytes_max: u64) -> SqlError {

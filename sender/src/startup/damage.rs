@@ -14,7 +14,10 @@
 //!   durable. A record that begins in one segment and is broken in the next is compared by the page where it is broken
 //!   ([`End::broken`]): its rest may never have been written.
 //!
-//! Both stay true over any number of crashes. What recovery cuts off is what was never durable, and it is cleared, durably,
+//! - **A gap.** Segments are made one after the other, each durably before the next, so one that is missing before another
+//!   was there. (The next one is made ahead: so the last segment can't be missed unnoticed either.)
+//!
+//! All stay true over any number of crashes. What recovery cuts off is what was never durable, and it is cleared, durably,
 //! before anything is written (`SegmentStore::clear_after`, the last segment first, so that a crash meanwhile leaves no
 //! gap with a page behind it); so no page or record that was cut off is ever found behind newer ones. Pages of
 //! recycled segments carry other positions and are not pages here. What the tables hold and where the last
@@ -33,7 +36,7 @@ use wal::lsn::Lsn;
 use wal::segment::SegmentNumber;
 
 use super::StartupError;
-use super::recovery::{End, carried_horizon, new_reader};
+use super::recovery::{End, carried_horizon, history, new_reader};
 use crate::node::Node;
 
 /// How it is known that the log had been durable beyond its apparent end.
@@ -42,6 +45,8 @@ enum Proof {
     Horizon { record: Lsn, durable: Lsn },
     /// The page at `page` was written when all segments before its own were durable.
     Segment { page: Lsn, segment: String },
+    /// The segment is missing, a later one is there.
+    Gap { missing: String, later: String },
 }
 
 impl fmt::Display for Proof {
@@ -53,6 +58,7 @@ impl fmt::Display for Proof {
             Proof::Segment { page, segment } => {
                 write!(f, "segment {segment} was begun, at {page}, when everything before it was durable")
             }
+            Proof::Gap { missing, later } => write!(f, "segment {missing} is missing, {later} is there"),
         }
     }
 }
@@ -62,7 +68,7 @@ pub(super) fn refuse(node: &Node, found: &End) -> Result<(), StartupError> {
     let size = node.segment_size;
     let highest = node.segment_store().highest(node.wal.timeline()).map_err(StartupError::new)?;
     let limit = highest.map_or(found.end, |segment| size.first_byte(segment.next()));
-    let mut proof = None;
+    let mut proof = gap(node, found, highest)?;
     let mut last_end = found.end;
     let mut reader = new_reader(node, found.end)?;
     beyond::walk(&mut reader, found.end, limit, |beyond| match beyond {
@@ -85,12 +91,29 @@ pub(super) fn refuse(node: &Node, found: &End) -> Result<(), StartupError> {
     proof.map_or(Ok(()), |proof| Err(refusal(node, found, &proof, last_end)))
 }
 
+fn gap(node: &Node, found: &End, highest: Option<SegmentNumber>) -> Result<Option<Proof>, StartupError> {
+    let broken = node.segment_size.number_of(found.broken);
+    let Some(later) = highest.filter(|later| *later > broken) else { return Ok(None) };
+    match node.segment_store().timeline_of_segment(&history(node)?, broken) {
+        Ok(_) => Ok(None),
+        Err(error) if error.is_not_found() => {
+            Ok(Some(Proof::Gap { missing: node.segment_name(broken), later: node.segment_name(later) }))
+        }
+        Err(error) => Err(StartupError::new(error)),
+    }
+}
+
 fn refusal(node: &Node, found: &End, proof: &Proof, last_end: Lsn) -> StartupError {
     let End { end, reason, broken, .. } = found;
     let segment: SegmentNumber = node.segment_size.number_of(*broken);
     let name = node.segment_name(segment);
-    let lost = last_end.saturating_since(*end);
+    let lost = match last_end.saturating_since(*end) {
+        0 => String::new(),
+        lost => {
+            format!(" Valid records go on until {last_end}; to end the log here would lose {lost} bytes.")
+        }
+    };
     StartupError::new(format!(
-        "the log is damaged at {end}: {reason}\nDETAIL:  This is not its end: {proof}. Valid records go on until {last_end}; to end the log here would lose {lost} bytes.\nHINT:  Replace segment {name} in pg_wal by the copy that a standby or an archive has, and start again; or let a standby take over. Nothing has been changed."
+        "the log is damaged at {end}: {reason}\nDETAIL:  This is not its end: {proof}.{lost}\nHINT:  Replace segment {name} in pg_wal by the copy that a standby or an archive has, and start again; or let a standby take over. Nothing has been changed."
     ))
 }

@@ -1,8 +1,12 @@
 //! A standby's replay: puts what is durable here and decided upstream, as it comes, for ever.
 //!
 //! Woken by the walreceiver (a flush, a larger horizon, its end), by readers that wait and by signals; its only time-out
-//! is the next round through the sources of log (`sources`): the archive, then the upstream. Before it runs a restore
+//! is the next round through the sources of log (`sources`): the archive, then the upstream; while the disk of the tables
+//! is full (`room`), also the next look for room, and everything else goes on. Before it runs a restore
 //! command, which may take long, it commits what it has put, so that no reader waits for the command.
+//!
+//! Where the log goes over to another timeline it follows ([`super::timelines`]): the walreceiver has come to the end of the
+//! old one, or the archive has the new one's history.
 //!
 //! What is flushed but is no record was damaged on its way, on the disk or in the archive: it is fetched again from the
 //! start of its segment, and the log says what was wrong with it.
@@ -20,17 +24,22 @@ use ipc::wait_event::WaitEvent;
 use settings::Settings;
 use sys::clock::{self, MonoTime};
 use wal::lsn::Lsn;
+use wal::timeline::TimelineId;
 
-use super::recovery::{Recovered, put_with_room};
+use super::recovery::{Recovered, put_if_room};
 use super::sources::{Sources, Step, View};
-use super::{StartupError, told_to_end};
+use super::{StartupError, promotion, timelines, told_to_end};
 use crate::node::{Node, take_flag};
-use crate::restore_command::restore_segment;
+use crate::restore_command::{restore_newer_history, restore_segment};
 use crate::wait::wait_latch;
-use crate::walreceiver_state::WalRcvState;
+use crate::walreceiver_state::{FORCE, FORCE_AT_ONCE, WalRcvState};
 
-/// Replays until told to end.
-pub(super) fn follow(node: &'static Node, me: &Me, mut recovered: Recovered) -> Result<(), StartupError> {
+/// Replays until told to end (none), or that the node is to be a primary.
+pub(super) fn follow(
+    node: &'static Node,
+    me: &Me,
+    mut recovered: Recovered,
+) -> Result<Option<Recovered>, StartupError> {
     me.pm_signal(PmSignal::BEGIN_HOT_STANDBY);
     warn_without_source(node);
     recovered.puts_off = true;
@@ -38,38 +47,62 @@ pub(super) fn follow(node: &'static Node, me: &Me, mut recovered: Recovered) -> 
     loop {
         me.latch().reset();
         if told_to_end(me) {
-            return Ok(());
+            return Ok(None);
         }
         node.attend(me);
+        if upstream.is_promoted(me, &recovered) {
+            return Ok(Some(recovered));
+        }
         upstream.heed_settings();
         let flushed = node.wal.flush_lsn();
         recovered.reader.source_mut().set_limit(flushed);
         let decided = node.wal.horizon().max(upstream.archived);
-        let progress = put_with_room(node, me, &mut recovered, decided.min(flushed))?;
-        if let Some(message) = progress.invalid {
-            upstream.fetch_again(me, progress.position, &message);
-            recovered.reader.seek(progress.position);
-            continue;
+        let paused = node.recovery.heed_pause();
+        recovered.room.heed_release();
+        // With the room of the reserve alone, nothing more is begun.
+        let held = paused || recovered.room.is_short() && !recovered.room.is_stuck();
+        let upto = if held { recovered.reader.position() } else { decided.min(flushed) };
+        let mut delayed_until = None;
+        if let Some(progress) = put_if_room(node, me, &mut recovered, upto)? {
+            if progress.feedback {
+                upstream.report_at_once();
+            }
+            if let Some(message) = progress.invalid {
+                upstream.fetch_again(me, progress.position, &message);
+                recovered.reader.seek(progress.position);
+                continue;
+            }
+            upstream.prove(progress.position);
+            delayed_until = progress.delayed_until;
         }
-        upstream.prove(progress.position);
         recovered.restart_tables_log();
         upstream.report(node.recovery.applied());
+        if node.walreceiver.state() == WalRcvState::Waiting {
+            upstream.go_on(&mut recovered)?;
+            continue;
+        }
         let now = clock::now();
         let until = match upstream.next(now) {
             Step::Restore => {
                 if !recovered.hurry_commit() {
-                    upstream.restore(me)?;
+                    upstream.restore(me, &mut recovered)?;
                 }
                 continue;
             }
             Step::Stream => {
-                upstream.start_walreceiver(me);
+                upstream.start_walreceiver(me, &mut recovered)?;
                 continue;
             }
             Step::Wait(until) => until,
         };
-        let timeout = [until, recovered.commit_due].into_iter().flatten().min();
-        wait_latch(me, timeout.map(|due| due.saturating_since(now)), WaitEvent::RecoveryWalStream);
+        let timeouts = [until, recovered.commit_due, recovered.room.retry(), delayed_until];
+        let event = match delayed_until {
+            _ if paused => WaitEvent::RecoveryPause,
+            Some(_) => WaitEvent::RecoveryApplyDelay,
+            None => WaitEvent::RecoveryWalStream,
+        };
+        let timeout = timeouts.into_iter().flatten().min();
+        wait_latch(me, timeout.map(|due| due.saturating_since(now)), event);
     }
 }
 
@@ -90,6 +123,10 @@ struct Upstream {
     archived: Lsn,
     /// Applied position that the walreceiver was told to report last.
     reported: Lsn,
+    /// The newest timeline that this log turned out not to be able to follow.
+    refused: TimelineId,
+    /// The node is to be a primary when its upstream has shut down in order.
+    switches_over: bool,
     /// The settings that `sources` knows, and the present walreceiver (or it knows newer ones).
     settings: Rc<Settings>,
 }
@@ -101,22 +138,61 @@ impl Upstream {
             sources: Sources::new(),
             archived: Lsn::INVALID,
             reported: Lsn::INVALID,
+            refused: TimelineId::INVALID,
+            switches_over: false,
             settings: node.settings(),
         }
     }
 
-    /// Looks at once where the settings say since the last reload. A new primary_conninfo takes a new walreceiver: ends
+    /// Whether the node is to be a primary from now on.
+    fn is_promoted(&mut self, me: &Me, recovered: &Recovered) -> bool {
+        let node = self.node;
+        if !me.take(Interrupts::PROMOTE).is_empty() {
+            // What is asked for is what the files say now: a request may have been withdrawn before it came here.
+            if std::fs::remove_file(node.data.promote()).is_ok() {
+                tracing::info!("received promote request");
+                return self.can_promote(recovered);
+            }
+            self.switches_over = node.data.switchover().exists();
+            if self.switches_over {
+                tracing::info!("received switchover request: waiting for the primary to shut down");
+            }
+        }
+        if !self.switches_over || node.walreceiver.state() != WalRcvState::Stopped {
+            return false;
+        }
+        if !take_flag(&node.walreceiver.upstream_is_shut_down) {
+            return false;
+        }
+        self.switches_over = false;
+        // The command that waits for it may have given it up.
+        let is_wanted = std::fs::remove_file(node.data.switchover()).is_ok();
+        is_wanted && self.can_promote(recovered)
+    }
+
+    fn can_promote(&self, recovered: &Recovered) -> bool {
+        let refusal = promotion::refusal(self.node, recovered);
+        if let Some(why) = &refusal {
+            tracing::error!("{why}");
+        }
+        refusal.is_none()
+    }
+
+    /// Looks at once where the settings say since the last reload. A new primary_conninfo or slot takes a new walreceiver: ends
     /// the one that runs.
     ///
     /// One that isn't attached yet takes the new settings over before it begins, so there is none with the old ones that
     /// this doesn't reach.
     fn heed_settings(&mut self) {
         let (old, new) = (std::mem::replace(&mut self.settings, self.node.settings()), &self.settings);
-        let moved = old.primary_conninfo != new.primary_conninfo;
+        let moved = old.primary_conninfo != new.primary_conninfo
+            || old.primary_slot_name != new.primary_slot_name
+            || old.wal_receiver_create_temp_slot != new.wal_receiver_create_temp_slot;
         if !moved && old.restore_command == new.restore_command {
             return;
         }
         self.sources.changed();
+        self.refused = TimelineId::INVALID;
         if !moved || self.node.walreceiver.state() == WalRcvState::Stopped {
             return;
         }
@@ -130,9 +206,16 @@ impl Upstream {
     fn report(&mut self, applied: Lsn) {
         if applied > self.reported {
             self.reported = applied;
-            self.node.walreceiver.force_reply.store(1, Ordering::Release);
+            self.node.walreceiver.force_reply.fetch_max(FORCE, Ordering::AcqRel);
             self.node.procs.set_latch(ProcNumber::WAL_RECEIVER);
         }
+    }
+
+    /// Tells the walreceiver to report without delay: a session of the primary waits for it. Who begins to read here waits for
+    /// what has been put, so it need not be committed for that.
+    fn report_at_once(&self) {
+        self.node.walreceiver.force_reply.store(FORCE_AT_ONCE, Ordering::Release);
+        self.node.procs.set_latch(ProcNumber::WAL_RECEIVER);
     }
 
     /// Everything before `position` is log: raises the horizon as far as it came from the archive.
@@ -156,21 +239,74 @@ impl Upstream {
         self.sources.next(now, view)
     }
 
-    fn restore(&mut self, me: &Me) -> Result<(), StartupError> {
-        let restored = restore_segment(self.node, me).map_err(StartupError::new)?;
+    fn restore(&mut self, me: &Me, recovered: &mut Recovered) -> Result<(), StartupError> {
+        let restored = restore_segment(self.node, me, &recovered.history).map_err(StartupError::new)?;
         self.archived = restored.unwrap_or(self.archived);
-        self.sources.restored(restored.is_some());
+        let has_switched = restored.is_none() && self.look_for_timeline(me, recovered)?;
+        self.sources.restored(restored.is_some() || has_switched);
         Ok(())
     }
 
+    /// The archive has no more of the log: perhaps that goes on on another timeline.
+    fn look_for_timeline(&mut self, me: &Me, recovered: &mut Recovered) -> Result<bool, StartupError> {
+        let known = self.node.wal.timeline().max(self.refused);
+        let newest = restore_newer_history(self.node, me, known).map_err(StartupError::new)?;
+        newest.map_or(Ok(false), |newest| self.adopt(recovered, newest))
+    }
+
+    fn adopt(&mut self, recovered: &mut Recovered, target: TimelineId) -> Result<bool, StartupError> {
+        // It was said why; that changes with the upstream alone.
+        let adopted = target != self.refused && timelines::adopt(self.node, recovered, target)?;
+        if !adopted {
+            self.refused = target;
+        }
+        Ok(adopted)
+    }
+
     /// From the start of the segment: so no file ever has a hole.
-    fn start_walreceiver(&self, me: &Me) {
-        let shared = self.node.walreceiver;
-        let segment = self.node.segment_size.number_of(self.node.wal.flush_lsn());
-        shared.start.store(self.node.segment_size.first_byte(segment).0, Ordering::Relaxed);
-        shared.start_timeline.store(self.node.wal.timeline().0, Ordering::Relaxed);
-        shared.set_state(WalRcvState::Starting);
+    fn start_walreceiver(&self, me: &Me, recovered: &mut Recovered) -> Result<(), StartupError> {
+        self.ask_for_log(recovered)?;
+        self.node.walreceiver.set_state(WalRcvState::Starting);
         me.pm_signal(PmSignal::START_WALRECEIVER);
+        Ok(())
+    }
+
+    /// Where streaming is to begin, and on which timeline.
+    fn ask_for_log(&self, recovered: &mut Recovered) -> Result<(), StartupError> {
+        let shared = self.node.walreceiver;
+        let timeline = timelines::goes_on(self.node, recovered)?;
+        let start = self.node.segment_size.start_of(self.node.wal.flush_lsn());
+        shared.start.store(start.0, Ordering::Relaxed);
+        shared.start_timeline.store(timeline.0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The walreceiver has come to the end of a timeline: tells it where the log goes on, if it does.
+    fn go_on(&mut self, recovered: &mut Recovered) -> Result<(), StartupError> {
+        let shared = self.node.walreceiver;
+        let ended = TimelineId(shared.start_timeline.load(Ordering::Relaxed));
+        let target = TimelineId(shared.upstream_timeline.load(Ordering::Relaxed));
+        let follows = target <= self.node.wal.timeline() || self.adopt(recovered, target)?;
+        self.ask_for_log(recovered)?;
+        let goes_on = TimelineId(shared.start_timeline.load(Ordering::Relaxed)) != ended;
+        if follows && goes_on && shared.step(WalRcvState::Waiting, WalRcvState::Restarting) {
+            self.node.procs.set_latch(ProcNumber::WAL_RECEIVER);
+            return Ok(());
+        }
+        // The upstream has no more of what this log can follow. The next attempts, each later than the one before, will
+        // find out whether that has changed.
+        self.sources.invalid();
+        shared.streamed.store(0, Ordering::Release);
+        self.end_walreceiver();
+        Ok(())
+    }
+
+    /// Ends a walreceiver that receives nothing; it need not be waited for.
+    fn end_walreceiver(&self) {
+        self.node.walreceiver.revoke();
+        if let Some(address) = self.node.procs.address(ProcNumber::WAL_RECEIVER) {
+            self.node.procs.send_interrupt(address, Interrupts::TERMINATE);
+        }
     }
 
     /// Ends the walreceiver and forgets what was flushed behind `position`, so that the next one fetches it again.

@@ -4,7 +4,8 @@
 //!
 //! 1. `recovery`: reads the applied LSN from the tables, finds the end of the log, makes the log durable, puts the
 //!    rows of the records after the applied LSN.
-//! 2. On a standby `follow`: puts what the walreceiver has made durable and the upstream's horizon allows, for ever.
+//! 2. On a standby `follow`: puts what the walreceiver has made durable and the upstream's horizon allows, until it is
+//!    told that it is a primary (`promotion`).
 //! 3. On a primary `writer`: executes the sessions' writes, logs what they changed, commits past the horizon.
 //!
 //! Started first by the postmaster, which it tells how far it is (RECOVERY_STARTED, BEGIN_HOT_STANDBY, RECOVERY_DONE).
@@ -17,21 +18,29 @@
 //!
 //! Follows PostgreSQL 15 src/backend/postmaster/startup.c and src/backend/access/transam/xlogrecovery.c.
 
+mod backup;
 mod damage;
 mod follow;
+mod hot_standby;
+mod promotion;
 mod recovery;
+mod room;
 mod sources;
-mod tables_log;
-mod writer;
+pub mod tables_log;
+mod timelines;
+pub mod writer;
 
 use std::time::Duration;
 
+use engine::error::{SqlError, SqlState};
+use failpoint::Site;
 use ipc::interrupt::Interrupts;
 use ipc::pm_signal::PmSignal;
 use ipc::process::Me;
+use wal::store::StoreError;
 
 use crate::archive_status;
-use crate::log::fatal;
+use crate::log::{fatal, panic_severity};
 use crate::node::Node;
 
 /// Bytes of changes in one transaction of the tables: they are kept in memory until it is committed.
@@ -59,6 +68,12 @@ impl StartupError {
     fn new(text: impl std::fmt::Display) -> StartupError {
         StartupError(text.to_string())
     }
+
+    /// A file of the log, and what to do about it.
+    #[allow(clippy::needless_pass_by_value, reason = "map_err brings it by value")]
+    fn of_log(error: StoreError) -> StartupError {
+        StartupError(format!("{error}{}", error.hint()))
+    }
 }
 
 /// Main function of the startup process; returns its exit status.
@@ -74,16 +89,31 @@ pub fn startup_main(node: &'static Node, me: Me) -> i32 {
 
 fn run(node: &'static Node, me: Me) -> Result<(), StartupError> {
     let standby = node.data.is_standby();
-    me.pm_signal(PmSignal::RECOVERY_STARTED);
+    // A primary that recovers is starting up: it lets nobody in before its recovery has ended.
+    if standby {
+        me.pm_signal(PmSignal::RECOVERY_STARTED);
+    }
     let Some(recovered) = recovery::recover(node, &me, standby)? else {
         // Told to end: what is put is committed, the next start goes on there. Not a word of the end of recovery.
         return Ok(());
     };
-    if standby {
+    let recovered = if standby {
         catch_up_archive(node)?;
-        return follow::follow(node, &me, recovered);
-    }
+        let Some(recovered) = follow::follow(node, &me, recovered)? else { return Ok(()) };
+        recovered
+    } else {
+        recovered
+    };
+    let (recovered, left) = if recovered.received {
+        let Some((recovered, left)) = promotion::promote(node, &me, recovered)? else { return Ok(()) };
+        (recovered, Some(left))
+    } else {
+        (recovered, None)
+    };
     let writer = writer::Writer::start(node, me, recovered)?;
+    if let Some(left) = left {
+        failpoint::step(Site::PromotionFinish, || promotion::finish(node, &me, left))?;
+    }
     catch_up_archive(node)?;
     me.pm_signal(PmSignal::RECOVERY_DONE);
     writer.run()
@@ -93,6 +123,22 @@ fn run(node: &'static Node, me: Me) -> Result<(), StartupError> {
 fn catch_up_archive(node: &Node) -> Result<(), StartupError> {
     archive_status::catch_up(node, node.wal.horizon().min(node.wal.flush_lsn()))
         .map_err(|error| StartupError::new(format!("could not make archive status files: {error}")))
+}
+
+/// A disk that fails is a PANIC: what of the tables has reached it is not known any more, and a sync must not be tried twice on
+/// the same data. A disk that is only full is not.
+pub(crate) fn panic_if_broken(error: &SqlError) {
+    if error.sqlstate == SqlState::IO_ERROR {
+        panic_severity(&with_hint(error));
+    }
+}
+
+/// An error of the tables as the log shows it.
+fn with_hint(error: &SqlError) -> String {
+    match &error.hint {
+        Some(hint) => format!("{}\nHINT:  {hint}", error.message),
+        None => error.to_string(),
+    }
 }
 
 /// Whether this process was told to end.

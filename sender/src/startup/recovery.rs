@@ -12,7 +12,9 @@
 //!    Only now is it called flushed.
 //! 4. Primary: clear what lies behind the end, so that no leftover can ever chain to a new record.
 //! 5. Put the rows of the records between the applied LSN and the horizon. Primary: the horizon is the end of the log.
-//!    Standby: the largest horizon that the log itself proves; the upstream will tell more.
+//!    Standby: the largest horizon that the log itself proves; the upstream will tell more. Primary with synchronous
+//!    standbys: the same, and the rows behind it are put as well, but not committed: the writer goes on with that
+//!    transaction, and commits it when the standbys have confirmed.
 //!
 //! **A record whose rest is missing** at the end of the log (PostgreSQL's aborted contrecord) is cut off like any other
 //! leftover. PostgreSQL must keep its first part and write OVERWRITE_CONTRECORD behind it, as its flush LSN may lie
@@ -28,8 +30,9 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use engine::change::ChangeRecord;
-use engine::error::SqlState;
+use engine::error::{SqlError, SqlState};
 use engine::writer::PutError;
+use failpoint::Site;
 use ipc::interrupt::Interrupts;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
@@ -42,12 +45,17 @@ use wal::source::StoreSource;
 use wal::timeline::TimelineId;
 use wal::xlog::{self, CheckPoint};
 
+use super::hot_standby::{delayed_until, wants_feedback};
+use super::room::Room;
 use super::tables_log::TablesLog;
-use super::{COMMIT_DELAY, NO_ROOM_RETRY, StartupError, UNCOMMITTED_BYTES_MAX, damage};
+use super::{COMMIT_DELAY, StartupError, UNCOMMITTED_BYTES_MAX, backup, damage, panic_if_broken, with_hint};
+use crate::checkpointer::request_checkpoint_if_due;
 use crate::control::{ControlFile, NodeState};
 use crate::node::Node;
 use crate::notify::outgoing::Outgoing;
+use crate::reserve::Reserve;
 use crate::restore_command;
+use crate::sync_rep;
 use crate::wait::wait_latch;
 
 /// What the process goes on with.
@@ -58,14 +66,24 @@ pub(super) struct Recovered {
     pub(super) notifications: Rc<RefCell<Outgoing>>,
     /// Keeps SQLite's log in front of the tables bounded.
     pub(super) tables_log: TablesLog,
+    /// Knows whether their disk is full.
+    pub(super) room: Room,
     /// End of the valid, durable log.
     pub(super) end: Lsn,
-    /// Start of the last record; invalid in an empty log.
+    /// Start of the last record that was put or passed; invalid if none was.
     pub(super) last_record: Lsn,
     /// Reads on from the last record that was put or passed.
     pub(super) reader: WalReader<StoreSource>,
     /// The control file as found.
     pub(super) control: ControlFile,
+    /// The timelines of the log.
+    pub(super) history: TimelineHistory,
+    /// Whether the log is another's: that of a standby, or of one whose promotion was cut off (see `super::promotion`).
+    pub(super) received: bool,
+    /// Whether what is put now may be committed: not beyond a primary's horizon.
+    is_decided: bool,
+    /// Ends of the records that were put beyond it, in the open transaction.
+    pub(super) undecided: Vec<Lsn>,
     /// Whether COMMITs may be put off: on a standby, once it serves readers.
     pub(super) puts_off: bool,
     /// Records put since the last commit.
@@ -85,29 +103,33 @@ pub(super) fn recover(
 ) -> Result<Option<Recovered>, StartupError> {
     let control = ControlFile::read(&node.data.control()).map_err(StartupError::new)?;
     note_recovering(node, &control, standby)?;
-    let store = node.segment_store();
+    let room = Room::new(node);
+    let mut store = node.segment_store();
     store.remove_temporary().map_err(StartupError::new)?;
-    if standby && node.wal.timeline() > TimelineId::FIRST {
+    store.remove_newer_timelines(node.wal.timeline()).map_err(StartupError::new)?;
+    backup::remove_leftovers(node)?;
+    let received = standby || control.is_received();
+    if received && node.wal.timeline() > TimelineId::FIRST {
         restore_command::restore_history(node, me, node.wal.timeline()).map_err(StartupError::new)?;
     }
     if !matches!(control.state, NodeState::ShutDown | NodeState::ShutDownInRecovery) {
         let path = node.data.state_db_wal();
-        super::tables_log::make_durable(&path).map_err(|error| {
+        failpoint::io(Site::RecoveryTables, || super::tables_log::make_durable(&path)).map_err(|error| {
             StartupError::new(format!("could not write file \"{}\" again: {error}", path.display()))
         })?;
     }
     let notifications = Rc::<RefCell<Outgoing>>::default();
-    let tables = engine::Writer::open(&node.data.state_db(), &node.writer_options(Rc::clone(&notifications)))
-        .map_err(|error| StartupError::new(format!("could not open the tables: {error}")))?;
+    let tables = open_tables(node, &notifications)?;
     let log_start = node.segment_size.log_start();
     let applied = tables.applied_lsn().max(log_start);
-    let checkpoint = Lsn(control.checkpoint).max(log_start);
-    let from = if standby { applied } else { applied.min(checkpoint) };
+    let from = if received { applied } else { applied.min(backup::reading_start(&control)).max(log_start) };
 
     let Some(found) = find_end(node, me, from)? else { return Ok(None) };
+    backup::refuse_unfinished(node, &control, found.end)?;
     if !standby {
-        refuse_lost_log(&found, applied, Lsn(control.checkpoint))?;
-        if !is_received(&control) {
+        // The checkpoint of a standby is none of its own.
+        refuse_lost_log(&found, applied, if received { Lsn::INVALID } else { Lsn(control.checkpoint) })?;
+        if !received {
             damage::refuse(node, &found)?;
         }
     }
@@ -115,9 +137,11 @@ pub(super) fn recover(
     if !is_clean {
         tracing::info!("end of the log at {}: {}", found.end, found.reason);
     }
-    make_durable(node, from, found.end, standby)?;
+    make_durable(node, from, found.end, received)?;
+    backup::leave(node, &control, found.end)?;
     let known = found.horizon.max(applied);
-    let horizon = if standby { known } else { found.end };
+    let decided_alone = received || !sync_rep::is_synchronous(node);
+    let horizon = if !standby && decided_alone { found.end } else { known };
     node.wal.advance_horizon(horizon);
     publish_end(node, applied, found.end);
 
@@ -125,10 +149,15 @@ pub(super) fn recover(
         tables,
         notifications,
         tables_log: TablesLog::new(node),
+        room,
         end: found.end,
         last_record: found.last_record,
         reader: new_reader(node, applied)?,
         control,
+        history: history(node)?,
+        received,
+        is_decided: true,
+        undecided: Vec::new(),
         puts_off: false,
         open_puts: 0,
         commit_due: None,
@@ -136,15 +165,35 @@ pub(super) fn recover(
     recovered.reader.source_mut().set_limit(found.end);
     if applied < found.end {
         tracing::info!("redo starts at {applied}");
-        let done = put_with_room(node, me, &mut recovered, horizon)?;
-        if me.pending().contains(Interrupts::TERMINATE) {
+        if !redo(node, me, &mut recovered, horizon, standby)? {
             return Ok(None);
         }
-        tracing::info!("redo done at {}", done.position);
     } else if !standby && !is_clean {
         tracing::info!("redo is not required");
     }
     Ok(Some(recovered))
+}
+
+/// Step 5 of the header; false: told to end before that.
+fn redo(
+    node: &Node,
+    me: &Me,
+    recovered: &mut Recovered,
+    horizon: Lsn,
+    standby: bool,
+) -> Result<bool, StartupError> {
+    let mut done = put_with_room(node, me, recovered, horizon)?;
+    let end = recovered.end;
+    if !standby && horizon < end && !me.pending().contains(Interrupts::TERMINATE) {
+        tracing::info!("records after {horizon} wait for the synchronous standbys to confirm them");
+        recovered.is_decided = false;
+        done = put_with_room(node, me, recovered, end)?;
+    }
+    if me.pending().contains(Interrupts::TERMINATE) {
+        return Ok(false);
+    }
+    tracing::info!("redo done at {}", done.position);
+    Ok(true)
 }
 
 /// What the tables hold and the last checkpoint were durable: a log without them is damaged.
@@ -186,18 +235,25 @@ fn note_recovering(node: &Node, control: &ControlFile, standby: bool) -> Result<
     } else if !matches!(control.state, NodeState::ShutDown | NodeState::StartingUp) {
         tracing::info!("database system was not properly shut down; automatic recovery in progress");
     }
-    if is_received(control) && !standby {
-        // What the log was is not forgotten before it has been made durable as a primary's.
+    if control.is_received() && !standby {
+        // A promotion that was cut off: what the log is, is not forgotten before that is completed.
         return Ok(());
     }
     let state = if standby { NodeState::InArchiveRecovery } else { NodeState::InCrashRecovery };
-    ControlFile { state, ..control.clone() }.write(&node.data.control()).map_err(StartupError::new)
+    node.update_control(|control| control.state = state).map(|_| ()).map_err(StartupError::new)
 }
 
-/// Whether the node was a standby until now. A log that was received may be torn anywhere behind what was flushed here,
-/// whatever its records say of the primary's.
-fn is_received(control: &ControlFile) -> bool {
-    matches!(control.state, NodeState::InArchiveRecovery | NodeState::ShutDownInRecovery)
+/// Opens them, with the room of the reserve if there is no other: SQLite makes the index of its log anew.
+fn open_tables(
+    node: &'static Node,
+    notifications: &Rc<RefCell<Outgoing>>,
+) -> Result<engine::Writer, StartupError> {
+    let open = || engine::Writer::open(&node.data.state_db(), &node.writer_options(Rc::clone(notifications)));
+    let opened = match open() {
+        Err(error) if error.sqlstate == SqlState::DISK_FULL && Reserve::Tables.release(node) => open(),
+        opened => opened,
+    };
+    opened.map_err(|error| StartupError::new(format!("could not open the tables: {}", with_hint(&error))))
 }
 
 /// A reader over the segment files, from `start`.
@@ -210,7 +266,7 @@ pub(super) fn new_reader(node: &Node, start: Lsn) -> Result<WalReader<StoreSourc
 }
 
 /// The timelines of this node's log.
-fn history(node: &Node) -> Result<TimelineHistory, StartupError> {
+pub(super) fn history(node: &Node) -> Result<TimelineHistory, StartupError> {
     let timeline = node.wal.timeline();
     let found = node.segment_store().read_history(timeline).map_err(StartupError::new)?;
     Ok(found.unwrap_or_else(|| TimelineHistory::without_file(timeline)))
@@ -243,7 +299,7 @@ fn find_end(node: &Node, me: &Me, from: Lsn) -> Result<Option<End>, StartupError
                 break (message, aborted.map_or(reader.position(), |aborted| aborted.missing_page));
             }
             Err(ReadError::NotYet) => break ("the log file ends".to_owned(), reader.position()),
-            Err(ReadError::Io(error)) => return Err(StartupError::new(error)),
+            Err(ReadError::Io(error)) => return Err(StartupError::of_log(error)),
         }
     };
     let last_record = reader.last_record().unwrap_or(Lsn::INVALID);
@@ -251,7 +307,7 @@ fn find_end(node: &Node, me: &Me, from: Lsn) -> Result<Option<End>, StartupError
 }
 
 /// Whether the process was told to end; looks for signals, as nothing here waits.
-fn terminated(me: &Me) -> bool {
+pub(super) fn terminated(me: &Me) -> bool {
     // An error means that the signalfd is gone; the next wait will say so.
     let _ = me.poll_signals();
     me.serve_barriers();
@@ -263,10 +319,7 @@ pub(super) fn carried_horizon(record: &Record<'_>) -> Result<Lsn, StartupError> 
     if record.rmgr == Rmgr::CHANGE {
         return Ok(decode_change(record)?.horizon);
     }
-    let info = record.info & 0xF0;
-    if record.rmgr == Rmgr::XLOG
-        && (info == xlog::INFO_CHECKPOINT_ONLINE || info == xlog::INFO_CHECKPOINT_SHUTDOWN)
-    {
+    if is_checkpoint(record) {
         return CheckPoint::decode(record.main_data)
             .map(|checkpoint| checkpoint.horizon)
             .map_err(|error| StartupError::new(format!("{error} at {}", record.start)));
@@ -274,18 +327,30 @@ pub(super) fn carried_horizon(record: &Record<'_>) -> Result<Lsn, StartupError> 
     Ok(Lsn::INVALID)
 }
 
-fn decode_change<'a>(record: &Record<'a>) -> Result<ChangeRecord<'a>, StartupError> {
+fn is_checkpoint(record: &Record<'_>) -> bool {
+    let info = record.info & 0xF0;
+    record.rmgr == Rmgr::XLOG
+        && (info == xlog::INFO_CHECKPOINT_ONLINE || info == xlog::INFO_CHECKPOINT_SHUTDOWN)
+}
+
+pub(super) fn decode_change<'a>(record: &Record<'a>) -> Result<ChangeRecord<'a>, StartupError> {
     ChangeRecord::decode(record.main_data).map_err(|error| {
         StartupError::new(format!("change record at {} can't be decoded: {error}", record.start))
     })
 }
 
 /// Steps 3 and 4 of the header.
-fn make_durable(node: &Node, from: Lsn, end: Lsn, standby: bool) -> Result<(), StartupError> {
+fn make_durable(node: &Node, from: Lsn, end: Lsn, received: bool) -> Result<(), StartupError> {
     let mut store = node.segment_store();
-    store.make_durable(&history(node)?, from, end).map_err(StartupError::new)?;
-    if !standby {
-        store.clear_after(node.wal.timeline(), end).map_err(StartupError::new)?;
+    let history = history(node)?;
+    // A standby made from a backup without log has none yet.
+    if from < end || !received {
+        failpoint::step(Site::RecoveryLog, || store.make_durable(&history, from, end))
+            .map_err(StartupError::new)?;
+    }
+    if !received {
+        failpoint::step(Site::RecoveryClear, || store.clear_after(node.wal.timeline(), end))
+            .map_err(StartupError::new)?;
     }
     Ok(())
 }
@@ -304,7 +369,7 @@ fn publish_end(node: &Node, applied: Lsn, end: Lsn) {
 /// Why records could not be put.
 enum ReplayError {
     /// The disk of the tables is full; nothing is lost.
-    NoRoom(String),
+    NoRoom(SqlError),
     /// The node can't go on.
     Fatal(StartupError),
 }
@@ -315,45 +380,54 @@ impl From<StartupError> for ReplayError {
     }
 }
 
-/// [`put_up_to`], again and again while the disk of the tables is full: until there is room, or the process is to end.
+/// [`put_if_room`], again and again while the disk of the tables is full: until there is room, or the process is to end.
 pub(super) fn put_with_room(
     node: &Node,
     me: &Me,
     recovered: &mut Recovered,
     horizon: Lsn,
 ) -> Result<Progress, StartupError> {
-    let mut full = false;
     loop {
-        match put_up_to(node, me, recovered, horizon) {
-            Ok(progress) => {
-                if full {
-                    tracing::info!("there is room for the tables again");
-                    node.recovery.set_no_room(node, false);
-                }
-                return Ok(progress);
-            }
-            Err(ReplayError::Fatal(error)) => return Err(error),
-            Err(ReplayError::NoRoom(error)) => {
-                if !full {
-                    tracing::error!("could not write the tables: {error}; replay waits until there is room");
-                    node.recovery.set_no_room(node, true);
-                    full = true;
-                }
-                recovered.tables.abandon();
-                recovered.open_puts = 0;
-                recovered.commit_due = None;
-                recovered.reader.seek(recovered.tables.applied_lsn().max(node.segment_size.log_start()));
-            }
+        if let Some(progress) = put_if_room(node, me, recovered, horizon)? {
+            return Ok(progress);
         }
-        let due = clock::now().saturating_add(NO_ROOM_RETRY);
-        while clock::now() < due {
+        while let Some(due) = recovered.room.retry().filter(|due| clock::now() < *due) {
             me.latch().reset();
             if me.pending().contains(Interrupts::TERMINATE) {
                 // The caller's wait must not begin with the set that this one consumed.
                 me.latch().set();
-                return Ok(Progress { position: recovered.reader.position(), invalid: None });
+                return Ok(Progress::at(recovered.reader.position()));
             }
             wait_latch(me, Some(due.saturating_since(clock::now())), WaitEvent::TableWrite);
+        }
+    }
+}
+
+/// [`put_up_to`]. None: the disk of the tables is full, to be called again when the room says so; then everything since the
+/// last commit is read and put again.
+pub(super) fn put_if_room(
+    node: &Node,
+    me: &Me,
+    recovered: &mut Recovered,
+    horizon: Lsn,
+) -> Result<Option<Progress>, StartupError> {
+    if recovered.room.must_wait() {
+        return Ok(None);
+    }
+    loop {
+        match put_up_to(node, me, recovered, horizon) {
+            Ok(progress) => {
+                recovered.room.regain();
+                return Ok(Some(progress));
+            }
+            Err(ReplayError::Fatal(error)) => return Err(error),
+            Err(ReplayError::NoRoom(error)) => {
+                recovered.abandon();
+                recovered.reader.seek(recovered.tables.applied_lsn().max(node.segment_size.log_start()));
+                if !recovered.room.run_short(&mut recovered.tables, &error) {
+                    return Ok(None);
+                }
+            }
         }
     }
 }
@@ -364,11 +438,23 @@ pub(super) struct Progress {
     pub(super) position: Lsn,
     /// Set when what follows is no record although the source has it: what is wrong with it.
     pub(super) invalid: Option<String>,
+    /// When the next record has been delayed for long enough, if it is held back for that.
+    pub(super) delayed_until: Option<MonoTime>,
+    /// Somebody waits to hear that a record has been put.
+    pub(super) feedback: bool,
+}
+
+impl Progress {
+    fn at(position: Lsn) -> Progress {
+        Progress { position, invalid: None, delayed_until: None, feedback: false }
+    }
 }
 
 /// Puts the rows of the records that end at or before `horizon`, as far as the source has them, and commits.
 fn put_up_to(node: &Node, me: &Me, recovered: &mut Recovered, horizon: Lsn) -> Result<Progress, ReplayError> {
-    let mut invalid = None;
+    let mut progress = Progress::at(Lsn::INVALID);
+    // Only what is new on a standby that serves readers is delayed.
+    let delay = node.settings().recovery_min_apply_delay.filter(|_| recovered.puts_off);
     let mut done = false;
     while !done {
         let before = recovered.reader.position();
@@ -379,35 +465,51 @@ fn put_up_to(node: &Node, me: &Me, recovered: &mut Recovered, horizon: Lsn) -> R
                 done = true;
             }
             Ok(record) => {
+                progress.delayed_until = delay.map_or(Ok(None), |delay| delayed_until(&record, delay))?;
+                if progress.delayed_until.is_some() {
+                    recovered.reader.seek(before);
+                    break;
+                }
+                recovered.last_record = record.start;
+                progress.feedback |= wants_feedback(&record);
                 if put_record(node, &mut recovered.tables, &record)? {
                     recovered.open_puts += 1;
+                    if !recovered.is_decided {
+                        recovered.undecided.push(record.end);
+                    }
                     recovered.commit_due.get_or_insert_with(|| clock::now().saturating_add(COMMIT_DELAY));
                 }
                 node.recovery.replayed.store(record.end.0, Ordering::Release);
             }
             Err(ReadError::NotYet) => done = true,
             Err(ReadError::EndOfLog { message, .. }) => {
-                invalid = (before < recovered.reader.source().limit()).then_some(message);
+                progress.invalid = (before < recovered.reader.source().limit()).then_some(message);
                 done = true;
             }
-            Err(ReadError::Io(error)) => return Err(StartupError::new(error).into()),
+            Err(ReadError::Io(error)) => return Err(StartupError::of_log(error).into()),
         }
         done |= terminated(me);
         if recovered.must_commit() {
             recovered.commit(node)?;
         }
     }
-    // From here on a reader that begins waits for these records; the wait ends their being put off.
-    let position = recovered.reader.position();
-    node.recovery.acknowledged.fetch_max(position.0, Ordering::AcqRel);
-    if recovered.is_commit_due(node) || me.pending().contains(Interrupts::TERMINATE) {
+    if recovered.is_decided {
+        // From here on a reader that begins waits for these records; the wait ends their being put off.
+        node.recovery.acknowledged.fetch_max(recovered.reader.position().0, Ordering::AcqRel);
+    }
+    let is_due = recovered.is_commit_due(node) || me.pending().contains(Interrupts::TERMINATE);
+    if is_due && recovered.is_decided {
         recovered.commit(node)?;
     }
-    Ok(Progress { position: recovered.reader.position(), invalid })
+    progress.position = recovered.reader.position();
+    Ok(progress)
 }
 
 /// Puts one record's rows; false when the record changes no table.
 fn put_record(node: &Node, tables: &mut engine::Writer, record: &Record<'_>) -> Result<bool, ReplayError> {
+    if is_checkpoint(record) {
+        node.recovery.replayed_checkpoint.store(record.start.0, Ordering::Release);
+    }
     if record.rmgr != Rmgr::CHANGE {
         return Ok(false);
     }
@@ -423,12 +525,15 @@ fn put_record(node: &Node, tables: &mut engine::Writer, record: &Record<'_>) -> 
 impl Recovered {
     /// Whether the transaction must not grow any more.
     fn must_commit(&self) -> bool {
-        self.open_puts >= PUTS_PER_COMMIT || self.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX
+        let is_large =
+            self.open_puts >= PUTS_PER_COMMIT || self.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX;
+        is_large && self.is_decided
     }
 
     /// Whether what is open is to be committed now although it may grow.
     fn is_commit_due(&self, node: &Node) -> bool {
         !self.puts_off
+            || self.room.is_short()
             || node.recovery.has_waiters()
             || self.tables_log.restart_wanted()
             || self.commit_due.is_none_or(|due| due <= clock::now())
@@ -441,6 +546,14 @@ impl Recovered {
             self.commit_due = Some(MonoTime::ZERO);
         }
         self.open_puts > 0
+    }
+
+    /// Drops the puts that are not committed. The reader must go back to before them.
+    pub(super) fn abandon(&mut self) {
+        self.tables.abandon();
+        self.undecided.clear();
+        self.open_puts = 0;
+        self.commit_due = None;
     }
 
     /// Starts SQLite's log over if the checkpointer has asked and no transaction is open.
@@ -456,27 +569,40 @@ impl Recovered {
         let segment_of = |lsn| node.segment_size.number_of(lsn);
         // Records that change no table move the LSN in the tables too, but not each of them: see RecoveryCtl::committed.
         if self.open_puts > 0 || segment_of(position) > segment_of(self.tables.applied_lsn()) {
-            self.tables.begin().map_err(|error| replay_error(error, "could not commit the tables"))?;
-            self.tables
-                .commit(position)
-                .map_err(|error| replay_error(PutError::Failed(error), "could not commit the tables"))?;
-            self.open_puts = 0;
-            self.commit_due = None;
-            node.recovery.note_committed(position);
-            self.tables_log.committed(&mut self.tables);
-            self.tables_log.restart_if_wanted(&mut self.tables);
+            let committed =
+                self.tables.begin().and_then(|()| self.tables.commit(position).map_err(PutError::Failed));
+            match committed.map_err(|error| replay_error(error, "could not commit the tables")) {
+                Ok(()) => self.note_commit(node, position),
+                // It was for the LSN alone, which the next commit moves: no reason not to start on a full disk.
+                Err(ReplayError::NoRoom(_)) if self.open_puts == 0 => self.tables.abandon(),
+                Err(error) => return Err(error),
+            }
         }
         // Not back: after a full disk records are passed again that were passed before.
         node.recovery.publish_applied(node, position.max(node.recovery.applied()));
         Ok(())
+    }
+
+    fn note_commit(&mut self, node: &Node, position: Lsn) {
+        self.open_puts = 0;
+        self.commit_due = None;
+        node.recovery.note_committed(position);
+        if self.tables.take_roles_changed() {
+            node.roles_version.fetch_add(1, Ordering::AcqRel);
+        }
+        request_checkpoint_if_due(node, position);
+        self.tables_log.committed(&mut self.tables);
+        self.tables_log.restart_if_wanted(&mut self.tables);
     }
 }
 
 /// Tells a full disk, which may go by, from what ends the node.
 fn replay_error(error: PutError, what: &str) -> ReplayError {
     match error {
-        PutError::Failed(error) if error.sqlstate == SqlState::DISK_FULL => {
-            ReplayError::NoRoom(error.to_string())
+        PutError::Failed(error) if error.sqlstate == SqlState::DISK_FULL => ReplayError::NoRoom(error),
+        PutError::Failed(error) => {
+            panic_if_broken(&error);
+            StartupError::new(format!("{what}: {}", with_hint(&error))).into()
         }
         error => StartupError::new(format!("{what}: {error}")).into(),
     }

@@ -27,6 +27,7 @@ use ipc::interrupt::Interrupts;
 use ipc::proc::ProcNumber;
 use sys::clock::{self, MonoTime};
 
+use super::panic_if_broken;
 use crate::checkpointer::request_tables_checkpoint;
 use crate::node::{Node, take_flag};
 
@@ -37,7 +38,7 @@ const COPY_SIZE: usize = 1 << 20;
 ///
 /// # Errors
 /// Those of the file system.
-pub(super) fn make_durable(path: &Path) -> io::Result<()> {
+pub fn make_durable(path: &Path) -> io::Result<()> {
     let file = match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -60,11 +61,13 @@ pub(super) struct TablesLog {
     node: &'static Node,
     /// When RESTART failed first of late.
     blocked_since: Option<MonoTime>,
+    /// What its file was limited to last, bytes.
+    file_limit: u64,
 }
 
 impl TablesLog {
     pub(super) fn new(node: &'static Node) -> TablesLog {
-        TablesLog { node, blocked_since: None }
+        TablesLog { node, blocked_since: None, file_limit: 0 }
     }
 
     /// Whether the checkpointer has asked for a restart: commit, if a transaction is open.
@@ -76,12 +79,24 @@ impl TablesLog {
     /// this process and the checkpointer would ask each other without end.
     pub(super) fn committed(&mut self, tables: &mut engine::Writer) {
         let (size, limit) = (tables.wal_size(), self.node.settings().state_wal_limit);
+        self.limit_file(tables, limit.saturating_mul(2));
         if size < limit {
             self.blocked_since = None;
         } else if size < limit.saturating_mul(2) {
             request_tables_checkpoint(self.node);
         } else {
             self.restart(tables);
+        }
+    }
+
+    /// One huge transaction, which may even have come to nothing, shall not keep the room that it took.
+    fn limit_file(&mut self, tables: &mut engine::Writer, limit: u64) {
+        if self.file_limit == limit {
+            return;
+        }
+        match tables.limit_log_file(limit) {
+            Ok(()) => self.file_limit = limit,
+            Err(error) => tracing::error!("could not limit the log of the tables: {error}"),
         }
     }
 
@@ -94,7 +109,10 @@ impl TablesLog {
 
     fn restart(&mut self, tables: &mut engine::Writer) {
         match tables.checkpoint_restart() {
-            Err(error) => tracing::error!("could not restart the log of the tables: {error}"),
+            Err(error) => {
+                panic_if_broken(&error);
+                tracing::error!("could not restart the log of the tables: {error}");
+            }
             Ok(done) if !done.busy => self.blocked_since = None,
             // Not a reader but the checkpointer at its own work; it is asked again after the next COMMIT.
             Ok(done) if done.log_frames == 0 => {}

@@ -9,8 +9,8 @@ use wire::backend::{Column, DataRow, command_complete, row_description};
 use wire::error::ErrorResponse;
 use wire::replication::command::ReplicationCommand;
 use wire::replication::{
-    IDENTIFY_SYSTEM_COLUMNS, READ_REPLICATION_SLOT_COLUMNS, START_REPLICATION_END_COLUMNS,
-    TIMELINE_HISTORY_COLUMNS,
+    CREATE_REPLICATION_SLOT_COLUMNS, IDENTIFY_SYSTEM_COLUMNS, READ_REPLICATION_SLOT_COLUMNS,
+    START_REPLICATION_END_COLUMNS, TIMELINE_HISTORY_COLUMNS,
 };
 use wire::sqlstate;
 use wire::types::TEXT;
@@ -85,37 +85,54 @@ pub fn stream_end(out: &mut Vec<u8>, next: Option<(TimelineId, Lsn)>) -> Result<
     Ok(())
 }
 
-/// The answer to READ_REPLICATION_SLOT for a slot that doesn't exist: a row of NULLs.
+/// The answer to READ_REPLICATION_SLOT: where the slot's log begins, if it keeps any; a row of NULLs for a slot that
+/// doesn't exist.
 ///
 /// # Errors
 /// As for [`identify_system`].
-pub fn read_missing_slot(out: &mut Vec<u8>) -> Result<(), ErrorResponse> {
+pub fn read_slot(out: &mut Vec<u8>, slot: Option<Option<(Lsn, TimelineId)>>) -> Result<(), ErrorResponse> {
     row_description(out, &READ_REPLICATION_SLOT_COLUMNS);
     let mut row = DataRow::begin(out);
-    for _ in READ_REPLICATION_SLOT_COLUMNS {
-        row.null();
+    match slot {
+        Some(_) => row.text("physical"),
+        None => row.null(),
+    }
+    match slot.flatten() {
+        Some((restart_lsn, timeline)) => {
+            row.display(restart_lsn);
+            row.display(timeline);
+        }
+        None => {
+            row.null();
+            row.null();
+        }
     }
     row.finish()?;
     command_complete(out, "READ_REPLICATION_SLOT");
     Ok(())
 }
 
-/// A slot was named, and there are none.
-pub fn no_such_slot(name: &str) -> ErrorResponse {
-    ErrorResponse::error(sqlstate::UNDEFINED_OBJECT, format!("replication slot \"{name}\" does not exist"))
+/// The answer to CREATE_REPLICATION_SLOT.
+///
+/// # Errors
+/// As for [`identify_system`].
+pub fn create_slot(out: &mut Vec<u8>, name: &str) -> Result<(), ErrorResponse> {
+    row_description(out, &CREATE_REPLICATION_SLOT_COLUMNS);
+    let mut row = DataRow::begin(out);
+    row.text(name);
+    // Of a slot for decoding only.
+    row.display(Lsn::INVALID);
+    row.null();
+    row.null();
+    row.finish()?;
+    command_complete(out, "CREATE_REPLICATION_SLOT");
+    Ok(())
 }
 
 /// Why a command that this server understands is not carried out.
 pub fn not_supported(command: &ReplicationCommand) -> ErrorResponse {
     let (what, hint) = match command {
-        ReplicationCommand::CreateReplicationSlot(_) => {
-            ("replication slots are not supported by this server", "Stream without a slot.")
-        }
-        ReplicationCommand::BaseBackup { .. } => (
-            "base backups are not supported by this server",
-            "Make a standby with \"standby clone\", which streams the log from its first segment.",
-        ),
-        ReplicationCommand::StartLogicalReplication => {
+        ReplicationCommand::CreateReplicationSlot(_) | ReplicationCommand::StartLogicalReplication => {
             ("logical decoding is not supported by this server", "Use physical replication.")
         }
         other => {

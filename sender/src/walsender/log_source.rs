@@ -38,6 +38,16 @@ impl LogSource {
         LogSource { node, me, store: node.segment_store(), history, timeline }
     }
 
+    /// The node's newest timeline, as far as this source knows.
+    pub fn newest_timeline(&self) -> TimelineId {
+        self.history.tli()
+    }
+
+    /// Takes over the history of a newer timeline.
+    pub fn set_history(&mut self, history: TimelineHistory) {
+        self.history = history;
+    }
+
     /// Reads the bytes from `start` on into `into`. All of them are below the flush LSN.
     ///
     /// # Errors

@@ -17,6 +17,8 @@
 
 use std::fs;
 
+use engine::roles::Rights;
+use failpoint::Site;
 use ipc::interrupt::Interrupts;
 use ipc::proc::ProcNumber;
 use ipc::process::Me;
@@ -25,6 +27,7 @@ use ipc::wait_event_set::{Events, SocketEvents};
 use settings::session::SessionSettings;
 use sys::clock::{self, MonoTime};
 use wal::history::TimelineHistory;
+use wal::lsn::Lsn;
 use wal::segment::history_file_name;
 use wal::timeline::TimelineId;
 use wal::timestamp::Timestamp;
@@ -32,7 +35,9 @@ use wire::backend::{self, TransactionStatus};
 use wire::error::{ErrorResponse, Severity};
 use wire::frontend::{self, FrontendMessage};
 use wire::replication::check_standby_frame;
-use wire::replication::command::{self, Command, ReplicationCommand, StartReplication};
+use wire::replication::command::{
+    self, Command, CommandOption, CreateReplicationSlot, ReplicationCommand, SlotKind, StartReplication,
+};
 use wire::replication::payload::{self, StandbyMessage, WalMessage};
 use wire::sqlstate::{self, SqlState};
 use wire::startup::StartupMessage;
@@ -44,9 +49,13 @@ use super::session::{Input, Output, Session};
 use super::slot::WalSndSlot;
 use super::start::{Plan, plan};
 use crate::backend_status::BackendState;
+use crate::base_backup::{self, BackupOptions};
 use crate::connection::{Connection, Received};
 use crate::node::Node;
-use crate::session::{base_settings, greet, terminated};
+use crate::replication_slots::{HeldSlot, Lifetime, Reserve, is_held_by_others};
+use crate::session::{SettingsVersion, base_settings, greet, terminated};
+use crate::sync_rep::standing::Standing;
+use crate::wait::wait_latch;
 
 /// What ends a walsender that has no stream to finish.
 const ENDS_IDLE: Interrupts =
@@ -72,8 +81,11 @@ struct WalSender<'a> {
     connection: &'a mut Connection,
     settings: SessionSettings,
     /// Which of the node's settings they lie over.
-    settings_version: u64,
+    settings_version: SettingsVersion,
+    rights: Rights,
     slot: &'static WalSndSlot,
+    /// What the stream keeps the log by.
+    held: Option<HeldSlot>,
 }
 
 /// Serves a replication connection from its startup packet on, until it ends. `Err`: it ended with a FATAL, which the client
@@ -83,6 +95,7 @@ pub(crate) fn serve(
     me: Me,
     mut connection: Connection,
     startup: &StartupMessage,
+    rights: Rights,
 ) -> Result<(), ()> {
     let Some(slot) = WalSndSlot::acquire(node.walsenders, me.number()) else {
         let message = format!(
@@ -94,12 +107,13 @@ pub(crate) fn serve(
     me.become_walsender();
     crate::quit_messages::announce(&connection);
     connection.set_read_deadline(None);
-    let settings_version = node.configuration.version();
-    let served = greet(node, me, &mut connection, startup).and_then(|settings| {
+    let settings_version = SettingsVersion::now(node);
+    let served = greet(node, me, &mut connection, startup, rights).and_then(|settings| {
         let connection = &mut connection;
-        WalSender { node, me, connection, settings, settings_version, slot }.serve()
+        WalSender { node, me, connection, settings, settings_version, rights, slot, held: None }.serve()
     });
     let result = served.or_else(|report| farewell(&mut connection, &report));
+    node.replication_slots.drop_temporary(node, &me);
     slot.release();
     // At shutdown it waits until no walsender is left that has not begun to stop.
     node.procs.set_latch(ProcNumber::CHECKPOINTER);
@@ -119,6 +133,10 @@ fn farewell(connection: &mut Connection, report: &ErrorResponse) -> Result<(), (
     Err(())
 }
 
+fn canceled() -> ErrorResponse {
+    ErrorResponse::error(sqlstate::QUERY_CANCELED, "canceling statement due to user request")
+}
+
 fn now_timestamp() -> Timestamp {
     Timestamp::from_unix_micros(clock::unix_micros())
 }
@@ -129,6 +147,8 @@ impl WalSender<'_> {
         loop {
             let status = &self.node.statuses[self.me.number().index()];
             status.set_state(BackendState::Idle, now_timestamp());
+            self.heed_settings();
+            self.report_settings();
             backend::ready_for_query(self.connection.output(), TransactionStatus::Idle);
             self.flush_answer()?;
             let query = match self.next_request()? {
@@ -142,6 +162,7 @@ impl WalSender<'_> {
                 Ok(Next::Exit) => return Ok(()),
                 Err(report) if report.ends_connection() => return Err(report),
                 Err(report) => {
+                    self.node.replication_slots.drop_temporary(self.node, &self.me);
                     tracing::error!("{}", report.message);
                     backend::error_response(self.connection.output(), &report);
                 }
@@ -204,13 +225,20 @@ impl WalSender<'_> {
     /// Takes over new settings of the node; whether there were any. A walsender has no statement in whose middle a
     /// setting must not change.
     fn heed_settings(&mut self) -> bool {
-        let version = self.node.configuration.version();
+        let version = SettingsVersion::now(self.node);
         if version == self.settings_version {
             return false;
         }
         self.settings_version = version;
-        self.settings.reload(&base_settings(self.node, self.me));
+        self.settings.reload(&base_settings(self.node, self.me, self.rights));
         true
+    }
+
+    /// Between two commands: tells the client of what has changed.
+    fn report_settings(&mut self) {
+        for (name, value) in self.settings.take_reports() {
+            backend::parameter_status(self.connection.output(), name, &value);
+        }
     }
 
     fn execute(&mut self, query: &str) -> Result<Next, ErrorResponse> {
@@ -248,11 +276,36 @@ impl WalSender<'_> {
                 commands::timeline_history(self.connection.output(), *timeline, &content)?;
             }
             ReplicationCommand::StartReplication(request) => return self.start_replication(request),
-            ReplicationCommand::ReadReplicationSlot { .. } => commands::read_missing_slot(out)?,
-            ReplicationCommand::DropReplicationSlot { slot, .. } => return Err(commands::no_such_slot(slot)),
+            ReplicationCommand::BaseBackup { options } => self.base_backup(options)?,
+            ReplicationCommand::ReadReplicationSlot { slot } => {
+                let found = self.read_slot(slot)?;
+                commands::read_slot(self.connection.output(), found)?;
+            }
+            ReplicationCommand::CreateReplicationSlot(CreateReplicationSlot {
+                slot,
+                temporary,
+                kind: SlotKind::Physical { reserve_wal },
+            }) => {
+                let reserve = if *reserve_wal { Reserve::Now } else { Reserve::Later };
+                let lifetime = if *temporary { Lifetime::Temporary } else { Lifetime::Persistent };
+                drop(self.node.replication_slots.create(self.node, self.me, slot, reserve, lifetime)?);
+                commands::create_slot(out, slot)?;
+            }
+            ReplicationCommand::DropReplicationSlot { slot, wait } => {
+                self.acquire_slot(slot, *wait)?.drop_slot()?;
+                backend::command_complete(self.connection.output(), command.name());
+            }
             other => return Err(commands::not_supported(other)),
         }
         Ok(Next::Command)
+    }
+
+    fn base_backup(&mut self, options: &[CommandOption]) -> Result<(), ErrorResponse> {
+        let options = BackupOptions::parse(options)?;
+        self.slot.set_state(WalSndState::Backup);
+        let sent = base_backup::send(self.node, self.me, self.connection, self.slot, &options);
+        self.slot.set_state(WalSndState::Startup);
+        sent
     }
 
     fn history_file(&self, timeline: TimelineId) -> Result<Vec<u8>, ErrorResponse> {
@@ -278,10 +331,46 @@ impl WalSender<'_> {
         Ok(found.unwrap_or_else(|| TimelineHistory::without_file(timeline)))
     }
 
-    fn start_replication(&mut self, request: &StartReplication) -> Result<Next, ErrorResponse> {
-        if let Some(slot) = &request.slot {
-            return Err(commands::no_such_slot(slot));
+    /// What there is to say of a slot, and of the log that it keeps.
+    fn read_slot(&self, name: &str) -> Result<Option<Option<(Lsn, TimelineId)>>, ErrorResponse> {
+        let Ok(slot) = self.node.replication_slots.view(name) else { return Ok(None) };
+        if !slot.restart_lsn.is_valid() {
+            return Ok(Some(None));
         }
+        Ok(Some(Some((slot.restart_lsn, self.own_history()?.tli_of_point(slot.restart_lsn)))))
+    }
+
+    /// Holds a slot; with `wait` once nobody else does.
+    fn acquire_slot(&mut self, name: &str, wait: bool) -> Result<HeldSlot, ErrorResponse> {
+        let slots = self.node.replication_slots;
+        let mut sleep = slots.freed().prepare_to_sleep(self.me);
+        loop {
+            sleep.enter();
+            match slots.acquire(self.node, self.me, name) {
+                Err(report) if wait && is_held_by_others(&report) => {}
+                result => return result,
+            }
+            let taken = self.take_interrupts();
+            if taken.intersects(ENDS_IDLE) {
+                return Err(terminated());
+            }
+            if taken.contains(Interrupts::QUERY_CANCEL) {
+                return Err(canceled());
+            }
+            wait_latch(&self.me, None, WaitEvent::ReplicationSlotDrop);
+        }
+    }
+
+    fn start_replication(&mut self, request: &StartReplication) -> Result<Next, ErrorResponse> {
+        if let Some(name) = &request.slot {
+            self.held = Some(self.acquire_slot(name, false)?);
+        }
+        let result = self.replicate(request);
+        self.held = None;
+        result
+    }
+
+    fn replicate(&mut self, request: &StartReplication) -> Result<Next, ErrorResponse> {
         let history = self.own_history()?;
         let plan = plan(request, &history)?;
         if plan.is_empty() {
@@ -293,7 +382,9 @@ impl WalSender<'_> {
         plan.check_flushed(self.node.wal.flush_lsn())?;
         let source = LogSource::new(self.node, self.me, history, plan.timeline);
         self.connection.set_check(check_standby_frame);
-        let result = self.stream(&plan, source);
+        let mut standing = Standing::new(self.node, self.me, self.slot);
+        let result = self.stream(&plan, source, &mut standing);
+        standing.leave();
         self.connection.set_check(frontend::check_frame);
         if result.is_err() && self.slot.state() == WalSndState::Stopping {
             // The node ends; a client that comes back would be refused.
@@ -306,12 +397,19 @@ impl WalSender<'_> {
     }
 
     /// The loop of a stream; see the header of [`super::session`].
-    fn stream(&mut self, plan: &Plan, mut source: LogSource) -> Result<Next, ErrorResponse> {
+    fn stream(
+        &mut self,
+        plan: &Plan,
+        mut source: LogSource,
+        standing: &mut Standing,
+    ) -> Result<Next, ErrorResponse> {
         let timeout = self.settings.current().wal_sender_timeout;
         let mut session = Session::new(clock::now(), plan.start, timeout);
         if let Some((valid_upto, next)) = plan.ended {
             session.handle(clock::now(), Input::TimelineEnded { valid_upto, next });
         }
+        let mut counts = plan.ended.is_none();
+        standing.settle(&self.settings.current().application_name, counts);
         // A message may have come along with the command.
         let mut readable = true;
         loop {
@@ -321,6 +419,7 @@ impl WalSender<'_> {
             if self.heed_settings() {
                 let timeout = self.settings.current().wal_sender_timeout;
                 session.handle(now, Input::Timeout(timeout));
+                standing.settle(&self.settings.current().application_name, counts);
             }
             session.handle(now, Input::Turn);
             if readable {
@@ -328,9 +427,18 @@ impl WalSender<'_> {
             }
             let pending = !self.connection.flush_if_writable()?;
             session.handle(now, Input::Outgoing { pending });
+            self.publish(&session);
+            standing.update(&self.settings.current().application_name);
             let flush = self.node.wal.flush_lsn();
             let horizon = self.node.wal.horizon().min(flush);
-            session.handle(now, Input::Log { flush, horizon });
+            // After the flush LSN: what is flushed behind a switch point must not be taken for the old timeline's.
+            if plan.ended.is_none() && self.node.wal.timeline() != source.newest_timeline() {
+                self.end_timeline(plan, &mut session, &mut source)?;
+                counts = false;
+                standing.leave();
+            }
+            session.handle(now, Input::Log { flush, horizon, promise: standing.promise() });
+            let state = session.state();
             while let Some(output) = session.poll(now) {
                 if let Some(next) = self.obey(output, &mut source)? {
                     self.publish(&session);
@@ -340,8 +448,27 @@ impl WalSender<'_> {
                 session.handle(now, Input::Outgoing { pending });
             }
             self.publish(&session);
+            if session.state() != state {
+                // From now on its standby may count.
+                self.me.latch().set();
+            }
             readable = self.sleep(&session)?;
         }
+    }
+
+    /// The node has gone over to another timeline: the one that is streamed has ended.
+    fn end_timeline(
+        &self,
+        plan: &Plan,
+        session: &mut Session,
+        source: &mut LogSource,
+    ) -> Result<(), ErrorResponse> {
+        let history = self.own_history()?;
+        if let Some((valid_upto, next)) = super::start::end_of(plan.timeline, &history)? {
+            session.handle(clock::now(), Input::TimelineEnded { valid_upto, next });
+        }
+        source.set_history(history);
+        Ok(())
     }
 
     /// Sleeps until there may be something to do; whether the socket is readable.
@@ -377,10 +504,7 @@ impl WalSender<'_> {
             session.handle(now, Input::Stop);
         }
         if taken.contains(Interrupts::QUERY_CANCEL) {
-            return Err(ErrorResponse::error(
-                sqlstate::QUERY_CANCELED,
-                "canceling statement due to user request",
-            ));
+            return Err(canceled());
         }
         Ok(())
     }
@@ -425,6 +549,7 @@ impl WalSender<'_> {
                 let mut message = WalMessage::begin(out, start, length);
                 source.read(start, message.wal_mut())?;
                 message.finish(wal_end, now_timestamp());
+                failpoint::pass(Site::WalSenderSend);
             }
             Output::Keepalive { wal_end, reply_requested } => {
                 payload::keepalive(out, wal_end, now_timestamp(), reply_requested);
@@ -454,6 +579,9 @@ impl WalSender<'_> {
         let reported = session.reported();
         self.slot.set_sent(session.sent());
         self.slot.set_reported(reported.write, reported.flush, reported.apply);
+        if let Some(slot) = self.held.as_ref().filter(|_| reported.flush.is_valid()) {
+            slot.confirm(reported.flush);
+        }
         if let Some(time) = reported.reply_time {
             self.slot.reply_time.store(time.0, std::sync::atomic::Ordering::Relaxed);
         }

@@ -10,7 +10,7 @@
 //! interrupts              -> InitStopping, Stop, Timeout
 //! Turn                       before the socket is read: timers count up to here
 //! while reads() and a message is there: Status / Feedback / CopyDone / Terminate
-//! Log { flush, horizon }  (and TimelineEnded)
+//! Log { flush, horizon, promise }  (and TimelineEnded)
 //! while let Some(output) = poll(): do it, flush what the socket takes, Outgoing { pending }
 //! wait for latch, socket (writeable only while something is pending), next_wakeup()
 //! ```
@@ -35,7 +35,8 @@
 //! Ends with exactly one of `Finished`, `Drained`, `TimedOut`, `Disconnected`; after it `poll` gives nothing.
 //!
 //! Follows PostgreSQL `src/backend/replication/walsender.c` (WalSndLoop, XLogSendPhysical, WalSndDone). Differs in: walEnd
-//! carries the horizon, and a keepalive goes out when it has moved and there is no WAL to carry it; without a timeout
+//! carries the horizon (for a synchronous standby what it is once that has flushed what it gets), and a keepalive goes out when
+//! it has moved and there is no WAL to carry it; without a timeout
 //! it sleeps for ever (PostgreSQL: 10 s); a request for a reply during the drain is repeated at once only after an answer
 //! that brought news, so that a standby which answers before it has flushed cannot make both sides spin; a horizon on a
 //! historic timeline is cut at that timeline's end.
@@ -86,6 +87,8 @@ pub enum Input {
         flush: Lsn,
         /// How far the log is decided: what walEnd says.
         horizon: Lsn,
+        /// How far it is decided once this standby has flushed it; invalid: no further than that.
+        promise: Lsn,
     },
     /// What is left unsent in the connection's buffer after an attempt to send.
     Outgoing {
@@ -173,6 +176,7 @@ pub struct Session {
     historic: Option<(Lsn, TimelineId)>,
     flush: Lsn,
     horizon: Lsn,
+    promise: Lsn,
     /// Everything before this is handed to the connection.
     sent: Lsn,
     /// The largest walEnd handed to the connection.
@@ -204,6 +208,7 @@ impl Session {
             historic: None,
             flush: Lsn::INVALID,
             horizon: Lsn::INVALID,
+            promise: Lsn::INVALID,
             sent: start,
             told: Lsn::INVALID,
             reported: Reported::default(),
@@ -240,9 +245,10 @@ impl Session {
                 self.done_receiving = true;
             }
             Input::Terminate => self.disconnected = true,
-            Input::Log { flush, horizon } => {
+            Input::Log { flush, horizon, promise } => {
                 self.flush = self.flush.max(flush);
                 self.horizon = self.horizon.max(horizon);
+                self.promise = promise;
             }
             Input::Outgoing { pending } => self.pending = pending,
             Input::InitStopping => {
@@ -346,7 +352,7 @@ impl Session {
         if self.state == WalSndState::Catchup {
             self.state = WalSndState::Streaming;
         }
-        if self.wal_end() > self.told {
+        if self.wal_end(self.sent) > self.told {
             return Some(self.keepalive(false));
         }
         if self.shutdown != Shutdown::Draining {
@@ -367,7 +373,7 @@ impl Session {
         let limit = self.limit();
         // A message ends at a page boundary or at the end of what is flushed, so that a record is never cut elsewhere.
         let end = if limit - start > MAX_SEND_SIZE { (start + MAX_SEND_SIZE).page_start() } else { limit };
-        let wal_end = self.wal_end();
+        let wal_end = self.wal_end(end);
         self.sent = end;
         self.told = self.told.max(wal_end);
         self.sent_this_turn = true;
@@ -376,7 +382,7 @@ impl Session {
     }
 
     fn keepalive(&mut self, reply_requested: bool) -> Output {
-        let wal_end = self.wal_end();
+        let wal_end = self.wal_end(self.sent);
         self.told = self.told.max(wal_end);
         self.keepalive_owed = false;
         self.pending = true;
@@ -408,10 +414,11 @@ impl Session {
         self.cut_at_timeline_end(self.flush)
     }
 
-    /// What walEnd says. A receiver of a historic timeline may hold bytes beyond its end that are not ours; a horizon
-    /// cut there keeps it from taking them for decided.
-    fn wal_end(&self) -> Lsn {
-        self.cut_at_timeline_end(self.horizon)
+    /// What walEnd says to a standby to which everything before `sent` goes: a promise is kept by flushing that. A receiver of
+    /// a historic timeline may hold bytes beyond its end that are not ours; a horizon cut there keeps it from taking them for
+    /// decided.
+    fn wal_end(&self, sent: Lsn) -> Lsn {
+        self.cut_at_timeline_end(self.horizon.max(self.promise.min(sent)))
     }
 
     fn cut_at_timeline_end(&self, lsn: Lsn) -> Lsn {

@@ -10,6 +10,7 @@ use ipc::proc::ProcNumber;
 use wal::lsn::Lsn;
 
 use super::WalSndState;
+use crate::sync_rep::quorum::Positions;
 
 ipc::shared_struct! {
     /// One walsender.
@@ -26,8 +27,17 @@ ipc::shared_struct! {
         flush: AtomicU64,
         /// Applied by the standby, as it last said.
         apply: AtomicU64,
+        /// A base backup needs the log from here on; 0: none is under way.
+        backup_start: AtomicU64,
         /// The standby's clock when it last said so; µs since 2000-01-01, 0: never.
         pub reply_time: AtomicI64,
+        /// 1: the stream is of the timeline that this node writes. It and the next two change under
+        /// [`crate::sync_rep::SyncRepCtl::lock`].
+        counts: AtomicU32,
+        /// The standby's place in synchronous_standby_names, from 1 on; 0: it isn't there.
+        priority: AtomicU32,
+        /// By which version of the node's settings.
+        priority_version: AtomicU64,
     }
 }
 
@@ -38,16 +48,52 @@ impl WalSndSlot {
             slot.owner.compare_exchange(0, owner.0 + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         })?;
         slot.set_state(WalSndState::Startup);
-        for position in [&slot.sent, &slot.write, &slot.flush, &slot.apply] {
+        for position in [&slot.sent, &slot.write, &slot.flush, &slot.apply, &slot.backup_start] {
             position.store(0, Ordering::Relaxed);
         }
         slot.reply_time.store(0, Ordering::Relaxed);
         Some(slot)
     }
 
+    /// For the owner: whether its stream counts for synchronous replication, with which priority under the settings of
+    /// that version. Under the lock of [`crate::sync_rep`]. A slot that is given back must not count.
+    pub fn set_standing(&self, counts: bool, priority: u32, version: u64) {
+        self.priority.store(priority, Ordering::Relaxed);
+        self.priority_version.store(version, Ordering::Relaxed);
+        self.counts.store(u32::from(counts), Ordering::Relaxed);
+    }
+
+    /// Whether the stream counts.
+    pub fn counts(&self) -> bool {
+        self.counts.load(Ordering::Relaxed) != 0
+    }
+
+    /// The standby's priority, if its walsender knows the settings of that version.
+    pub fn priority(&self, version: u64) -> Option<u32> {
+        (self.priority_version.load(Ordering::Relaxed) == version)
+            .then(|| self.priority.load(Ordering::Relaxed))
+    }
+
+    /// What the standby has reported.
+    pub fn reported(&self) -> Positions {
+        Positions { write: self.write_lsn(), flush: self.flush_lsn(), apply: self.apply_lsn() }
+    }
+
     /// Gives the slot back.
     pub fn release(&self) {
         self.owner.store(0, Ordering::Release);
+    }
+
+    /// Keeps the log from `from` on, for a base backup, until the guard is dropped. What is kept for sure is the log of the
+    /// first checkpoint that begins after this: one that is under way may have decided already what it removes.
+    pub fn hold_log(&self, from: Lsn) -> HeldLog<'_> {
+        self.backup_start.store(from.0, Ordering::SeqCst);
+        HeldLog { slot: self }
+    }
+
+    /// From where on a base backup needs the log; invalid when none is under way.
+    pub fn backup_start(&self) -> Lsn {
+        Lsn(self.backup_start.load(Ordering::SeqCst))
     }
 
     /// Who owns the slot.
@@ -95,5 +141,17 @@ impl WalSndSlot {
     /// Applied by the standby.
     pub fn apply_lsn(&self) -> Lsn {
         Lsn(self.apply.load(Ordering::Acquire))
+    }
+}
+
+/// See [`WalSndSlot::hold_log`].
+#[derive(Debug)]
+pub struct HeldLog<'a> {
+    slot: &'a WalSndSlot,
+}
+
+impl Drop for HeldLog<'_> {
+    fn drop(&mut self) {
+        self.slot.backup_start.store(0, Ordering::SeqCst);
     }
 }

@@ -51,22 +51,33 @@ impl Plan {
 /// The timeline is not in this history, or was left before the start.
 pub fn plan(request: &StartReplication, history: &TimelineHistory) -> Result<Plan, ErrorResponse> {
     let (start, timeline) = (request.start, request.timeline.unwrap_or(history.tli()));
-    if timeline == history.tli() {
-        return Ok(Plan { start, timeline, ended: None });
-    }
-    let failed = |message: String| ErrorResponse::error(sqlstate::INTERNAL_ERROR, message);
-    let ended = history.switch_point(timeline).zip(history.next_tli(timeline));
-    let Some((upto, next)) = ended else {
-        return Err(failed(format!("requested timeline {timeline} is not in this server's history")));
-    };
-    if start > upto {
+    let ended = end_of(timeline, history)?;
+    if let Some((upto, _)) = ended.filter(|(upto, _)| start > *upto) {
         let message = format!(
             "requested starting point {start} on timeline {timeline} is not in this server's history"
         );
         let detail = format!("This server's history forked from timeline {timeline} at {upto}.");
-        return Err(failed(message).with_detail(detail));
+        return Err(ErrorResponse::error(sqlstate::INTERNAL_ERROR, message).with_detail(detail));
     }
-    Ok(Plan { start, timeline, ended: Some((upto, next)) })
+    Ok(Plan { start, timeline, ended })
+}
+
+/// Where a timeline ended and which one follows; none for the newest, whose history it is.
+///
+/// # Errors
+/// It is not in the history.
+pub fn end_of(
+    timeline: TimelineId,
+    history: &TimelineHistory,
+) -> Result<Option<(Lsn, TimelineId)>, ErrorResponse> {
+    if timeline == history.tli() {
+        return Ok(None);
+    }
+    let ended = history.switch_point(timeline).zip(history.next_tli(timeline));
+    ended.map(Some).ok_or_else(|| {
+        let message = format!("requested timeline {timeline} is not in this server's history");
+        ErrorResponse::error(sqlstate::INTERNAL_ERROR, message)
+    })
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@ use wire::backend::{self, Column, DataRow, TransactionStatus};
 use wire::client as protocol;
 use wire::conninfo::Conninfo;
 use wire::error::ErrorResponse;
+use wire::frontend::sasl_initial_response;
 use wire::replication::START_REPLICATION_END_COLUMNS;
+use wire::scram::{SALT_BYTES, ServerExchange, Verifier};
 use wire::sqlstate::{ADMIN_SHUTDOWN, CANNOT_CONNECT_NOW, UNDEFINED_FILE};
 use wire::startup::{CancelRequest, StartupDecoder, StartupPacket};
 use wire::types::TEXT;
@@ -231,28 +233,60 @@ pub(crate) fn long_answer_is_refused() {
     child.join_well();
 }
 
-pub(crate) fn password_is_sent_when_asked_for() {
+pub(crate) fn password_is_proved_and_never_sent() {
     let (node, upstream) = (Node::start(), Upstream::start());
     let conninfo = upstream.conninfo();
     let child = node.child(|me| {
-        assert!(connect(me, &conninfo).is_ok());
-        let error = connect(me, &conninfo.replace("password=secret", "")).unwrap_err().to_string();
-        assert!(error.ends_with("failed: fe_sendauth: no password supplied"), "{error}");
-        let error = connect(me, &conninfo).unwrap_err().to_string();
-        assert!(error.ends_with("failed: authentication method 10 not supported"), "{error}");
+        let connection = connect(me, &conninfo).expect("both know the password");
+        assert!(connection.by_password());
+        let refused = |conninfo: &str, why: &str| {
+            let error = connect(me, conninfo).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("failed: {why}")), "{error}");
+        };
+        let without = conninfo.replace("password=secret", "passfile=/nonexistent");
+        refused(&without, "fe_sendauth: no password supplied");
+        refused(&conninfo, "authentication method 3 not supported");
+        refused(&conninfo, "none of the server's SASL authentication mechanisms are supported");
+        refused(&conninfo, "server broke off the exchange that is to prove the password");
+        refused(&conninfo, "incorrect server signature");
     });
-    let cleartext: &[u8] = b"R\0\0\0\x08\0\0\0\x03";
+    let request: &[u8] = b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0";
     let mut server = upstream.accept();
     server.read_startup_packet();
-    server.send(cleartext);
-    assert_eq!(server.read_message(), Some((b'p', b"secret\0".to_vec())));
+    prove(&mut server, None);
     server.send_with(|out| {
         backend::authentication_ok(out);
         backend::ready_for_query(out, TransactionStatus::Idle);
     });
-    upstream.accept().send(cleartext);
-    upstream.accept().send(b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0");
+    upstream.accept().send(request);
+    upstream.accept().send(b"R\0\0\0\x08\0\0\0\x03");
+    upstream.accept().send(b"R\0\0\0\x0f\0\0\0\x0aOTHER\0\0");
+    // A server that has begun the exchange and leaves its own proof out.
+    let mut impostor = upstream.accept();
+    impostor.read_startup_packet();
+    impostor.send(request);
+    assert!(impostor.read_message().is_some());
+    impostor.send_with(backend::authentication_ok);
+    let mut impostor = upstream.accept();
+    impostor.read_startup_packet();
+    prove(&mut impostor, Some("v=AAAA"));
     child.join_well();
+}
+
+/// The server's side of an exchange with who knows `secret`; its last word, if that is to be another one.
+fn prove(server: &mut Peer, last_word: Option<&str>) {
+    let verifier = Verifier::of_password("secret", &[7; SALT_BYTES]);
+    let mut exchange = ServerExchange::new(verifier, "nonce".to_owned());
+    server.send_with(backend::authentication_sasl);
+    let (_, body) = server.read_message().unwrap();
+    let (mechanism, data) = sasl_initial_response(&body).unwrap();
+    assert_eq!(mechanism, "SCRAM-SHA-256");
+    let first = exchange.first(data).unwrap();
+    server.send_with(|out| backend::authentication_sasl_continue(out, &first));
+    let (_, body) = server.read_message().unwrap();
+    assert!(!body.windows(6).any(|window| window == b"secret"));
+    let last = exchange.last(&body).unwrap().expect("it knows the password");
+    server.send_with(|out| backend::authentication_sasl_final(out, last_word.unwrap_or(&last)));
 }
 
 pub(crate) fn refused_session_says_why() {

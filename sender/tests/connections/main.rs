@@ -29,7 +29,7 @@ fn main() {
         client::fatal_error_in_a_query_is_what_the_server_said,
         client::failed_statement_leaves_the_session_usable,
         client::long_answer_is_refused,
-        client::password_is_sent_when_asked_for,
+        client::password_is_proved_and_never_sent,
         client::program_without_a_node_connects,
         client::refused_session_says_why,
         client::server_that_shuts_down_ends_the_command,

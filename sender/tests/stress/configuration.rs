@@ -8,6 +8,7 @@ use ipc::pm_signal::PmSignal;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
 use ipc::wait_event_set::WaitEventSet;
+use sender::configuration::Files;
 use sender::datadir::DataDir;
 use sender::node::Node;
 use settings::Settings;
@@ -15,6 +16,7 @@ use settings::file::BYTES_MAX;
 use sys::clock;
 use sys::signal::Signal;
 use wal::timestamp::Timestamp;
+use wire::hba::{Applicant, Rules};
 
 use crate::harness::{Child, DEADLINE, TestNode, backend};
 
@@ -35,8 +37,17 @@ fn text(mark: u64) -> String {
     format!("{first}{filler}{last}")
 }
 
+/// Rules that say which text they belong to, if it says, as many as fit.
+fn rules(text: &str) -> String {
+    let mark = text.split('\'').nth(1).unwrap_or("all");
+    let one = format!("local {mark} all trust\n");
+    one.repeat(BYTES_MAX / 64 / one.len())
+}
+
 fn publish(node: &Node, settings: Settings, text: &str) {
-    node.configuration.publish(settings, text, Timestamp(0));
+    let hba = rules(text);
+    let rules = Rules::parse(&hba).unwrap();
+    node.configuration.publish(settings, rules, Files { conf: text, hba: &hba }, Timestamp(0));
 }
 
 pub(crate) fn texts_are_taken_over_whole_however_fast_they_change() {
@@ -55,6 +66,13 @@ pub(crate) fn texts_are_taken_over_whole_however_fast_they_change() {
                     if version > 0 {
                         let mark = format!("v{}", version % 4);
                         assert_eq!([&settings.application_name, &settings.search_path], [&mark, &mark]);
+                        let who = Applicant {
+                            address: None,
+                            database: &mark,
+                            physical_replication: false,
+                            user: "x",
+                        };
+                        assert!(node.configuration.hba().find(&who, &Vec::new).is_some(), "{mark}");
                     }
                 }
             })

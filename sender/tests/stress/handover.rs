@@ -8,8 +8,9 @@ use ipc::proc::{BackendType, ProcNumber};
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
 use sender::recovery_state::{Waited, wait_applied};
-use sender::requests::asked::Asked;
+use sender::requests::asked::{Answered, Asked};
 use sender::requests::desk::Desk;
+use sender::sync_rep::{self, Awaited, Confirmation};
 use sys::process::ExitStatus;
 use sys::signal::Signal;
 use wal::lsn::Lsn;
@@ -28,13 +29,34 @@ pub(crate) fn requests_and_outcomes_stay_whole_and_nobody_waits_for_ever() {
         let dir = tempfile::tempdir().unwrap();
         let test = TestNode::start(&sender::datadir::DataDir::new(dir.path().join("data")), 4);
         let writer = test.child(ProcNumber::STARTUP, BackendType::Startup, |me| answer_requests(&test, me));
+        let mover =
+            test.child(ProcNumber::WAL_WRITER, BackendType::WalWriter, |me| move_the_horizon(&test, me));
         let children: Vec<Child> = (0..sessions)
             .map(|index| test.backend(index, |me| ask_many(&test, me, Random::new(seed + index as u64))))
             .collect();
         children.iter().for_each(|child| child.join_well("a session"));
-        writer.kill(Signal::Term);
-        writer.join_well("the writer");
+        for (process, name) in [(writer, "the writer"), (mover, "who moves the horizon")] {
+            process.kill(Signal::Term);
+            process.join_well(name);
+        }
         assert!(!test.node.requests.any_ready());
+    }
+}
+
+/// In the place of a walsender whose standby confirms what answers rest on: moves the horizon to the end of the log, and so
+/// wakes the sessions that nobody else wakes.
+fn move_the_horizon(test: &TestNode, me: Me) -> i32 {
+    let (wal, recovery) = (test.node.wal, test.node.recovery);
+    recovery.in_recovery.store(0, Ordering::Release);
+    loop {
+        me.latch().reset();
+        if me.take(Interrupts::TERMINATE).contains(Interrupts::TERMINATE) {
+            return 0;
+        }
+        wal.flushed.store(wal.insert_lsn().0, Ordering::Release);
+        if !sync_rep::advance(test.node) {
+            ipc::wait_latch(&me, None, WaitEvent::WalWriterMain).unwrap();
+        }
     }
 }
 
@@ -63,7 +85,7 @@ fn wait_for_answer(
     loop {
         me.latch().reset();
         if patience > 0
-            && let Some(answer) = asked.progress()
+            && let Some(Answered { answer, .. }) = asked.progress()
         {
             assert!(answer == stamped(own, number, answer.len()), "answer to {number} of {own}");
             return Some(answer);
@@ -84,7 +106,7 @@ fn wait_for_answer(
 
 /// The writer: takes what is there, checks it, answers with as many bytes as the request's number tells.
 fn answer_requests(test: &TestNode, me: Me) -> i32 {
-    let mut desk = Desk::new(test.node.requests, me);
+    let mut desk = Desk::new(test.node, me);
     let mut first = ProcNumber::FIRST_BACKEND;
     loop {
         me.latch().reset();
@@ -103,7 +125,18 @@ fn answer_requests(test: &TestNode, me: Me) -> i32 {
             assert!(taken.request == stamped(own, number, taken.request.len()), "request {number} of {own}");
             let most = if number % 25 == 0 { LARGE } else { 2000 };
             let length = 16 + number * 3637 % most;
-            desk.answer(taken.session, stamped(own, number, length as usize));
+            let mut lsn = Lsn::INVALID;
+            if number.is_multiple_of(3) {
+                lsn = Lsn(test.node.wal.insert_end.fetch_add(8, Ordering::AcqRel) + 8);
+                // Often behind the answer, so that the session has to be woken for it.
+                if number.is_multiple_of(2) {
+                    me.procs().set_latch(ProcNumber::WAL_WRITER);
+                }
+            }
+            let confirmation = if number % 2 == 0 { Confirmation::Durable } else { Confirmation::Applied };
+            let rests_on = Awaited { lsn, confirmation };
+            desk.answer(taken.session, stamped(own, number, length as usize), rests_on);
+            me.procs().set_latch(ProcNumber::WAL_WRITER);
             first = ProcNumber(taken.session.0 + 1);
         }
     }
@@ -119,6 +152,7 @@ pub(crate) fn session_that_stands_still_in_the_midst_delays_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestNode::start(&sender::datadir::DataDir::new(dir.path().join("data")), 4);
     let writer = test.child(ProcNumber::STARTUP, BackendType::Startup, |me| answer_requests(&test, me));
+    let mover = test.child(ProcNumber::WAL_WRITER, BackendType::WalWriter, |me| move_the_horizon(&test, me));
     // A number whose answer `answer_requests` makes larger than a ring.
     let large_answer =
         (1..).map(|round| round * 25).find(|number| 16 + number * 3637 % LARGE > LARGE / 2).unwrap();
@@ -132,7 +166,7 @@ pub(crate) fn session_that_stands_still_in_the_midst_delays_nobody() {
             let midst = if sends { WaitEvent::MessageQueueSend } else { WaitEvent::MessageQueueReceive };
             loop {
                 me.latch().reset();
-                assert_eq!(asked.progress(), None);
+                assert!(asked.progress().is_none());
                 if asked.wait_event() == midst {
                     break;
                 }
@@ -159,8 +193,10 @@ pub(crate) fn session_that_stands_still_in_the_midst_delays_nobody() {
     takes.kill(Signal::Cont);
     sends.join_well("the session whose request was half way");
     takes.join_well("the session whose answer was half way");
-    writer.kill(Signal::Term);
-    writer.join_well("the writer");
+    for (process, name) in [(writer, "the writer"), (mover, "who moves the horizon")] {
+        process.kill(Signal::Term);
+        process.join_well(name);
+    }
 }
 
 /// `length` bytes that begin with owner and number.

@@ -11,13 +11,14 @@ use ipc::shmem::Shmem;
 use ipc::wait_event::WaitEvent;
 use ipc::wait_event_set::WaitEventSet;
 use sender::control::ControlFile;
-use sender::datadir::DataDir;
+use sender::datadir::{DataDir, NewFiles};
 use sender::node::Node;
 use settings::Settings;
 use sys::clock;
 use sys::fork::fork_process;
 use sys::process::{ExitStatus, PidFd};
 use sys::signal::Signal;
+use wire::hba::Rules;
 
 /// Longer than anything here takes, also on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -65,7 +66,7 @@ impl TestNode {
     pub(crate) fn start_with(data: &DataDir, pages: usize, change: impl FnOnce(&mut Settings)) -> TestNode {
         let control = ControlFile::new(SYSTEM_IDENTIFIER, SEGMENT_BYTES, 1);
         if !data.control().exists() {
-            data.create("", false, &control).unwrap();
+            data.create(&NewFiles { conf: "", hba: Some(""), first_role: Some("") }, &control).unwrap();
         }
         let mut settings = Settings::default();
         settings.wal_buffers = pages * wal::page::PAGE_SIZE;
@@ -78,7 +79,8 @@ impl TestNode {
         let procs = ProcArray::create(&shmem, SLOTS);
         let death = Box::leak(Box::new(PostmasterDeath::create().unwrap()));
         let board = shmem.alloc();
-        let node = Node::create(data.clone(), settings, Vec::new(), &control, procs, &mut shmem);
+        let node =
+            Node::create(data.clone(), (settings, Rules::default()), Vec::new(), &control, procs, &mut shmem);
         TestNode { node, board, death, postmaster: Postmaster::start(procs).unwrap() }
     }
 

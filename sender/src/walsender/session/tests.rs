@@ -41,7 +41,9 @@ impl Script {
     fn input(&mut self, now: MonoTime, text: &str) {
         let words: Vec<&str> = text.split_whitespace().collect();
         let input = match words[..] {
-            ["log", flush, horizon] => Input::Log { flush: lsn(flush), horizon: lsn(horizon) },
+            ["log", flush, horizon] => {
+                Input::Log { flush: lsn(flush), horizon: lsn(horizon), promise: Lsn::INVALID }
+            }
             ["r", write, flush, apply, ref rest @ ..] => Input::Status {
                 write: lsn(write),
                 flush: lsn(flush),
