@@ -4,4 +4,7 @@
 pub mod cli;
 pub mod clone;
 pub mod demo;
+pub mod demote;
+pub mod promote;
+mod switchover;
 pub mod walreceiver;

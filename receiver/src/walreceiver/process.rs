@@ -1,24 +1,29 @@
-//! The walreceiver process: one connection to the upstream, one stream, then it ends.
+//! The walreceiver process: one connection to the upstream, one stream after the other, each of a timeline.
 //!
 //! Started by the postmaster when the startup process asks for it (START_WALRECEIVER), which says where to begin. It
-//! connects, checks that the upstream is of the same database, and streams: writes what comes, makes it durable, only
-//! then reports it, and tells the startup process after each step.
+//! connects, checks that the upstream is of the same database and history, and streams: writes what comes, makes it durable,
+//! only then reports it, and tells the startup process after each step. At the end of a timeline it waits to be told where the
+//! log goes on, and streams from there, over the same connection.
 //!
 //! Sleeps on the upstream's socket, its latch, the postmaster's death and the one deadline that `stream` computes. Its latch
-//! is set by the startup process when the tables have come further (`force_reply`).
+//! is set by the startup process when the tables have come further (`force_reply`), and when it is told where to go on.
 //!
-//! Ends with status 1 whatever happens: the upstream is gone, silent, of another database, or at the end of the
-//! timeline; SIGTERM. It says why in the log, but a reason that repeats is said once: the startup process tries again
-//! for ever, with its own bounded back-off. What was written by then is made durable before it ends. A log file that
+//! Ends with status 1 whatever happens: the upstream is gone, silent, of another database; the startup process has
+//! revoked its request; SIGTERM. It says why in the log, but a reason that repeats is said once: the startup process tries
+//! again for ever, with its own bounded back-off. What was written by then is made durable before it ends. A log file that
 //! can't be written or synced is a PANIC, but for a full disk.
+//!
+//! A request that is revoked ([`sender::walreceiver_state`]) takes effect at each step from one state to another; so nothing
+//! of the log, and no history, is written by a walreceiver that isn't wanted any more.
 //!
 //! Must never be added: a report of bytes that are not durable as flushed; a decision about retries.
 //!
-//! Follows PostgreSQL 17 src/backend/replication/walreceiver.c; differs in: following a new timeline takes a new process.
+//! Follows PostgreSQL 17 src/backend/replication/walreceiver.c.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
 
+use failpoint::Site;
 use ipc::interrupt::Interrupts;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
@@ -27,8 +32,11 @@ use sender::archive_status;
 use sender::backend_status::cut;
 use sender::client::{ClientError, ServerConnection, SessionKind, StreamStart, Streamed};
 use sender::log::{fatal, panic_severity};
-use sender::node::{Node, take_flag};
-use sender::walreceiver_state::WalRcvState;
+use sender::node::Node;
+use sender::replication_slots::check_name;
+use sender::wait::wait_latch;
+use sender::walreceiver_state::{FORCE_AT_ONCE, WalRcvState};
+use settings::Settings;
 use sys::clock;
 use wal::lsn::Lsn;
 use wal::store::{SegmentStore, StoreError};
@@ -38,18 +46,19 @@ use wire::conninfo::Conninfo;
 use wire::error::ErrorResponse;
 use wire::replication::payload::{SenderMessage, StandbyMessage, StatusUpdate};
 
+use super::histories;
 use super::stream::{Input, NotContiguous, Output, Start, Stream, Timing};
-use super::upstream::{identify_system, start_command};
+use super::upstream::{UpstreamSystem, identify_system, next_timeline, start_command};
 
 /// As many bytes of the reason as shared memory keeps.
 const REASON_BYTES: usize = 512;
 
 /// Why the process ends.
 #[derive(Debug)]
-enum End {
-    /// SIGTERM.
+pub(super) enum End {
+    /// SIGTERM, or the request was revoked.
     Terminated,
-    /// The upstream said that this is all; said in the log already.
+    /// The upstream shuts down; said in the log already.
     LogEnded,
     /// The disk is full: what the stream counts as written is not. The text of the FATAL.
     Unwritten(String),
@@ -71,7 +80,7 @@ impl std::error::Error for End {}
 
 impl End {
     /// A failure of the connection, introduced by what was being done.
-    fn of_connection(what: &str) -> impl FnOnce(ClientError) -> End + '_ {
+    pub(super) fn of_connection(what: &str) -> impl FnOnce(ClientError) -> End + '_ {
         move |error| match error {
             ClientError::Interrupted => End::Terminated,
             error => End::Failed(format!("{what}: {error}")),
@@ -93,6 +102,9 @@ const STREAM_FAILED: &str = "could not receive data from WAL stream";
 /// Main function of the walreceiver; returns its exit status.
 pub fn walreceiver_main(node: &'static Node, me: Me) -> i32 {
     let shared = node.walreceiver;
+    if !shared.step(WalRcvState::Starting, WalRcvState::Connecting) {
+        return 1;
+    }
     shared.pid.store(sys::process::current_pid().0, Ordering::Release);
     let end = match run(node, me) {
         Err(end) => end,
@@ -100,7 +112,7 @@ pub fn walreceiver_main(node: &'static Node, me: Me) -> i32 {
     };
     say_why(node, &end);
     shared.pid.store(0, Ordering::Release);
-    shared.set_state(WalRcvState::Stopped);
+    shared.stopped();
     node.wake_startup();
     1
 }
@@ -139,28 +151,143 @@ fn run(node: &'static Node, me: Me) -> Result<Never, End> {
     shared.sender_port.store(i32::from(upstream.target().port), Ordering::Relaxed);
     shared.conninfo.set(&conninfo.redacted());
 
-    let start = Lsn(shared.start.load(Ordering::Acquire));
-    let timeline = TimelineId(shared.start_timeline.load(Ordering::Acquire));
-    let results = upstream.query("IDENTIFY_SYSTEM").map_err(End::of_connection(
-        "could not receive database system identifier and timeline ID from the primary server",
-    ))?;
-    let system = identify_system(&results).map_err(|error| End::Failed(error.0))?;
-    system.check(node.system_identifier, timeline).map_err(|error| End::Failed(error.0))?;
-    let streaming = upstream
-        .start_streaming(&start_command(start, timeline))
-        .map_err(End::of_connection("could not start WAL streaming"))?;
-    if streaming != StreamStart::Streaming {
-        tracing::info!("primary server contains no more WAL on requested timeline {timeline}");
-        return Err(End::LogEnded);
+    let slot = use_slot(node, &mut upstream, &settings)?;
+
+    let mut started = "started streaming WAL from primary";
+    loop {
+        let start = Lsn(shared.start.load(Ordering::Acquire));
+        let timeline = TimelineId(shared.start_timeline.load(Ordering::Acquire));
+        let system = reach(node, me, &mut upstream, start, timeline)?;
+        let theirs = histories::fetch(node, &mut upstream, system.timeline)?;
+        // A tail that the upstream has not: where to go on instead is for the startup process to say.
+        let left = theirs.switch_point(timeline).is_some_and(|switch_point| switch_point < start);
+        match if left {
+            Ok(StreamStart::Ended(Vec::new()))
+        } else {
+            upstream.start_streaming(&start_command(&slot, start, timeline))
+        } {
+            Ok(StreamStart::Streaming) => {
+                tracing::info!("{started} at {start} on timeline {timeline}");
+                stream(node, me, &mut upstream, timeline, start)?;
+            }
+            Ok(StreamStart::Ended(_)) => {
+                tracing::info!("primary server contains no more WAL on requested timeline {timeline}");
+            }
+            Err(error) => return Err(End::of_connection("could not start WAL streaming")(error)),
+        }
+        await_restart(node, me)?;
+        started = "restarted WAL streaming";
     }
-    tracing::info!("started streaming WAL from primary at {start} on timeline {timeline}");
-    WalReceiver::new(node, me, upstream, timeline, start).run()
 }
 
-struct WalReceiver {
+/// The slot to stream by; empty: none. A temporary one is made here, and goes with the connection.
+fn use_slot(node: &Node, upstream: &mut ServerConnection, settings: &Settings) -> Result<String, End> {
+    let mut slot = settings.primary_slot_name.clone();
+    if !slot.is_empty() {
+        // What is no name is no identifier of the command either.
+        check_name(&slot).map_err(|report| {
+            End::Failed(format!("invalid value for parameter \"primary_slot_name\": {}", report.message))
+        })?;
+    } else if settings.wal_receiver_create_temp_slot {
+        slot = format!("pg_walreceiver_{}", upstream.backend_pid());
+        let command = format!("CREATE_REPLICATION_SLOT \"{slot}\" TEMPORARY PHYSICAL RESERVE_WAL");
+        let what = format!("could not create replication slot \"{slot}\"");
+        upstream.query(&command).map_err(End::of_connection(&what))?;
+    }
+    node.walreceiver.slot_name.set(&slot);
+    Ok(slot)
+}
+
+/// Asks who the upstream is, until its log has come to where this node's goes on: one that was restarted itself may be
+/// a little behind what it had sent.
+fn reach(
+    node: &Node,
+    me: Me,
+    upstream: &mut ServerConnection,
+    start: Lsn,
+    timeline: TimelineId,
+) -> Result<UpstreamSystem, End> {
+    let mut said = false;
+    loop {
+        let results = upstream.query("IDENTIFY_SYSTEM").map_err(End::of_connection(
+            "could not receive database system identifier and timeline ID from the primary server",
+        ))?;
+        let system = identify_system(&results).map_err(|error| End::Failed(error.0))?;
+        system
+            .check(node.system_identifier, timeline.max(node.wal.timeline()))
+            .map_err(|error| End::Failed(error.0))?;
+        let missing = start.saturating_since(system.flush);
+        if system.timeline != timeline || missing == 0 || missing > node.segment_size.bytes() {
+            return Ok(system);
+        }
+        if !said {
+            said = true;
+            tracing::info!("waiting for the primary, whose log ends at {}, to reach {start}", system.flush);
+        }
+        let until = clock::now().saturating_add(node.settings().wal_retrieve_retry_interval);
+        while clock::now() < until {
+            me.latch().reset();
+            take_interrupts(node, me)?;
+            let left = until.saturating_since(clock::now());
+            wait_latch(&me, Some(left), WaitEvent::WalReceiverUpstreamCatchup);
+        }
+    }
+}
+
+/// One stream, to the end of its timeline.
+fn stream(
     node: &'static Node,
     me: Me,
-    upstream: ServerConnection,
+    upstream: &mut ServerConnection,
+    timeline: TimelineId,
+    start: Lsn,
+) -> Result<(), End> {
+    let shared = node.walreceiver;
+    if !shared.step(WalRcvState::Connecting, WalRcvState::Streaming) {
+        return Err(End::Terminated);
+    }
+    shared.upstream_is_shut_down.store(0, Ordering::Release);
+    let end = WalReceiver::new(node, me, upstream, timeline, start).run()?;
+    tracing::info!(
+        "replication terminated by primary server\nDETAIL:  End of WAL reached on timeline {timeline} at {end}."
+    );
+    let results =
+        upstream.end_streaming().map_err(End::of_connection("error while shutting down streaming COPY"))?;
+    let next = next_timeline(&results).map_err(|error| End::Failed(error.0))?;
+    histories::fetch(node, upstream, next).map(|_| ())
+}
+
+/// Waits until the startup process has told where the log goes on.
+fn await_restart(node: &Node, me: Me) -> Result<(), End> {
+    let shared = node.walreceiver;
+    let was = shared.state();
+    if was == WalRcvState::Stopped || !shared.step(was, WalRcvState::Waiting) {
+        return Err(End::Terminated);
+    }
+    node.wake_startup();
+    loop {
+        me.latch().reset();
+        take_interrupts(node, me)?;
+        if shared.step(WalRcvState::Restarting, WalRcvState::Connecting) {
+            return Ok(());
+        }
+        wait_latch(&me, None, WaitEvent::WalReceiverWaitStart);
+    }
+}
+
+fn take_interrupts(node: &Node, me: Me) -> Result<(), End> {
+    if me.pending().is_empty() {
+        return Ok(());
+    }
+    node.attend(&me);
+    let taken = me.take(me.pending().without(Interrupts::BARRIER));
+    if taken.contains(Interrupts::TERMINATE) { Err(End::Terminated) } else { Ok(()) }
+}
+
+struct WalReceiver<'a> {
+    node: &'static Node,
+    me: Me,
+    upstream: &'a mut ServerConnection,
     store: SegmentStore,
     timeline: TimelineId,
     stream: Stream,
@@ -168,18 +295,22 @@ struct WalReceiver {
     synced: Lsn,
     /// Segments before this have their archive status.
     noted: Lsn,
+    /// The upstream has ended the stream because it shuts down.
+    shuts_down: bool,
+    /// Anything has come.
+    has_received: bool,
     /// Messages may be there that no wait will report: reading was stopped for an fsync.
     more: bool,
 }
 
-impl WalReceiver {
+impl<'a> WalReceiver<'a> {
     fn new(
         node: &'static Node,
         me: Me,
-        upstream: ServerConnection,
+        upstream: &'a mut ServerConnection,
         timeline: TimelineId,
         start: Lsn,
-    ) -> WalReceiver {
+    ) -> WalReceiver<'a> {
         let begin = Start {
             lsn: start,
             flushed: node.wal.flush_lsn(),
@@ -189,16 +320,25 @@ impl WalReceiver {
         let stream = Stream::new(clock::now(), begin, timing(node));
         let store = node.segment_store();
         let noted = start.min(node.wal.horizon());
-        WalReceiver { node, me, upstream, store, timeline, stream, synced: start, noted, more: true }
+        let synced = start;
+        WalReceiver {
+            node,
+            me,
+            upstream,
+            store,
+            timeline,
+            stream,
+            synced,
+            noted,
+            shuts_down: false,
+            has_received: false,
+            more: true,
+        }
     }
 
-    fn run(mut self) -> Result<Never, End> {
-        let shared = self.node.walreceiver;
-        // From here on a failure is a new one.
-        shared.last_error.set("");
-        shared.streamed.store(1, Ordering::Release);
-        shared.set_state(WalRcvState::Streaming);
-        let result = self.receive_for_ever();
+    /// Receives until the timeline ends; where that is.
+    fn run(mut self) -> Result<Lsn, End> {
+        let result = self.receive_to_the_end();
         // What came in is worth keeping, whatever ended the stream; but to call durable what could not be written
         // would lose it.
         if self.stream.write() > self.synced && !matches!(result, Err(End::Unwritten(_))) {
@@ -206,44 +346,53 @@ impl WalReceiver {
             self.publish(self.stream.flushed(), self.stream.horizon());
         }
         if matches!(result, Err(End::Terminated)) {
-            self.upstream.close();
+            self.upstream.say_goodbye();
         }
-        result
+        result.map(|()| self.stream.write())
     }
 
     /// The loop; see the header of [`super::stream`].
-    fn receive_for_ever(&mut self) -> Result<Never, End> {
+    fn receive_to_the_end(&mut self) -> Result<(), End> {
         loop {
             self.me.latch().reset();
-            self.take_interrupts()?;
+            take_interrupts(self.node, self.me)?;
             self.stream.handle(clock::now(), Input::Timing(timing(self.node)));
             self.hear_startup();
             self.receive()?;
             while let Some(output) = self.stream.poll(clock::now()) {
-                self.obey(output)?;
+                if !self.obey(output)? {
+                    return self.ended();
+                }
                 self.upstream.flush_if_writable().map_err(End::of_connection(STREAM_FAILED))?;
             }
             self.sleep()?;
         }
     }
 
-    fn take_interrupts(&self) -> Result<(), End> {
-        if self.me.pending().is_empty() {
+    /// All of the stream is durable and reported.
+    fn ended(&self) -> Result<(), End> {
+        if !self.shuts_down {
             return Ok(());
         }
-        self.node.attend(&self.me);
-        let taken = self.me.take(self.me.pending().without(Interrupts::BARRIER));
-        if taken.contains(Interrupts::TERMINATE) { Err(End::Terminated) } else { Ok(()) }
+        tracing::info!(
+            "replication terminated by primary server\nDETAIL:  End of WAL reached on timeline {} at {}.",
+            self.timeline,
+            self.stream.write()
+        );
+        self.node.walreceiver.upstream_is_shut_down.store(1, Ordering::Release);
+        Err(End::LogEnded)
     }
 
     /// What the startup process has applied, and whether the upstream is to hear of it now.
     fn hear_startup(&mut self) {
         let now = clock::now();
         // The flag first: what it stands for was applied before it was raised.
-        let force = take_flag(&self.node.walreceiver.force_reply);
-        self.stream.handle(now, Input::Applied(self.node.recovery.replayed()));
-        if force {
-            self.stream.handle(now, Input::ForceReply);
+        let force = self.node.walreceiver.force_reply.swap(0, Ordering::AcqRel);
+        // What who begins to read here waits for.
+        let applied = Lsn(self.node.recovery.acknowledged.load(Ordering::Acquire));
+        self.stream.handle(now, Input::Applied(applied));
+        if force != 0 {
+            self.stream.handle(now, Input::ForceReply { at_once: force == FORCE_AT_ONCE });
         }
     }
 
@@ -255,8 +404,10 @@ impl WalReceiver {
                 self.more = false;
                 break;
             };
+            note_progress(self.node, &mut self.has_received);
             let now = clock::now();
             let Streamed::Data(payload) = received else {
+                self.shuts_down = received == Streamed::EndOfCommand;
                 self.stream.handle(now, Input::CopyDone);
                 break;
             };
@@ -277,26 +428,22 @@ impl WalReceiver {
         Ok(())
     }
 
-    fn obey(&mut self, output: Output) -> Result<(), End> {
+    /// False: the stream has ended.
+    fn obey(&mut self, output: Output) -> Result<bool, End> {
         match output {
             Output::Fsync => self.sync(),
             Output::Publish { flush, horizon } => self.publish(flush, horizon),
             Output::Reply { write, flush, apply, reply_requested } => {
                 let time = Timestamp::from_unix_micros(clock::unix_micros());
                 let update = StatusUpdate { write, flush, apply, time, reply_requested };
-                StandbyMessage::StatusUpdate(update).encode(self.upstream.output());
+                failpoint::step(Site::WalReceiverReport, || {
+                    StandbyMessage::StatusUpdate(update).encode(self.upstream.output());
+                });
             }
             Output::TimedOut => return Err(End::Failed("terminating walreceiver due to timeout".into())),
-            Output::EndOfTimeline => {
-                tracing::info!(
-                    "replication terminated by primary server\nDETAIL:  End of WAL reached on timeline {} at {}.",
-                    self.timeline,
-                    self.stream.write()
-                );
-                return Err(End::LogEnded);
-            }
+            Output::EndOfTimeline => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Makes durable what was written. One segment as a rule; more when a batch crossed into the next.
@@ -306,8 +453,9 @@ impl WalReceiver {
         let upto = self.stream.write();
         let mut segment = size.number_of(self.synced);
         while segment <= size.number_before(upto) {
-            if let Err(error) = self.store.sync(self.timeline, segment) {
-                panic_severity(&error.to_string());
+            let synced = failpoint::step(Site::WalReceiverSync, || self.store.sync(self.timeline, segment));
+            if let Err(error) = synced {
+                panic_severity(&format!("{error}{}", error.hint()));
             }
             segment = segment.next();
         }
@@ -318,11 +466,13 @@ impl WalReceiver {
     /// Tells the node how far its log is durable and decided.
     fn publish(&mut self, flush: Lsn, horizon: Lsn) {
         let wal = self.node.wal;
-        wal.flushed.fetch_max(flush.0, Ordering::AcqRel);
-        wal.advance_horizon(horizon);
+        failpoint::step(Site::WalReceiverPublish, || {
+            wal.flushed.fetch_max(flush.0, Ordering::AcqRel);
+            wal.advance_horizon(horizon);
+        });
         let decided = flush.min(horizon);
         if decided > self.noted {
-            archive_status::note_complete(self.node, self.noted, decided);
+            archive_status::note_complete(self.node, self.timeline, self.noted, decided);
             self.noted = decided;
         }
         self.node.wake_startup();
@@ -353,12 +503,22 @@ fn timing(node: &Node) -> Timing {
 
 /// Writes received bytes to their place.
 fn write(store: &mut SegmentStore, timeline: TimelineId, at: Lsn, bytes: &[u8]) -> Result<(), End> {
-    store.write_at(timeline, at, bytes).map_err(|error: StoreError| {
+    let written = failpoint::step(Site::WalReceiverWrite, || store.write_at(timeline, at, bytes));
+    written.map_err(|error: StoreError| {
         if !error.is_full_disk() {
-            panic_severity(&error.to_string());
+            panic_severity(&format!("{error}{}", error.hint()));
         }
         End::Unwritten(error.to_string())
     })
+}
+
+/// With the first message the stream has come further than those before it: a failure is a new one from here on. An upstream
+/// that has removed what it is asked for takes the command, and says so when it should send.
+fn note_progress(node: &Node, has_received: &mut bool) {
+    if !std::mem::replace(has_received, true) {
+        node.walreceiver.last_error.set("");
+        node.walreceiver.streamed.store(1, Ordering::Release);
+    }
 }
 
 /// What pg_stat_wal_receiver shows of the last message.

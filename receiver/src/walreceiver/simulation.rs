@@ -260,7 +260,7 @@ impl World {
             self.primary.horizon = self.primary.horizon.max(confirmed);
         }
         let (flush, horizon) = (self.primary.flush, self.primary.horizon);
-        self.primary.session.handle(now, SenderInput::Log { flush, horizon });
+        self.primary.session.handle(now, SenderInput::Log { flush, horizon, promise: Lsn::INVALID });
         while let Some(output) = self.primary.session.poll(now) {
             self.obey_sender(output);
         }
@@ -363,7 +363,7 @@ impl World {
         self.standby.applies_at = None;
         self.standby.applied = self.standby.published_flush.min(self.standby.published_horizon);
         self.standby.stream.handle(self.now, ReceiverInput::Applied(self.standby.applied));
-        self.standby.stream.handle(self.now, ReceiverInput::ForceReply);
+        self.standby.stream.handle(self.now, ReceiverInput::ForceReply { at_once: false });
         if self.standby.ended.is_none() {
             self.standby_outputs();
         }

@@ -31,7 +31,8 @@
 //! ```
 //!
 //! Follows PostgreSQL 17 `src/backend/replication/walreceiver.c` (WalReceiverMain, XLogWalRcvProcessMsg,
-//! XLogWalRcvFlush). Differs in: no report of what is only written; answers come after the fsync; an fsync at the
+//! XLogWalRcvFlush). Differs in: a flush is reported whatever the status interval, as commits may wait for it; no report
+//! of what is only written; answers come after the fsync; an fsync at the
 //! latest every `UNFLUSHED_MAX` bytes, however fast the upstream is; only bytes of this stream count as flushed in
 //! replies; walEnd is the upstream's horizon and is published.
 
@@ -53,7 +54,7 @@ const APPLY_REPORT_SPACING: Duration = Duration::from_millis(10);
 pub struct Timing {
     /// `wal_receiver_timeout`; none for never.
     pub timeout: Option<Duration>,
-    /// `wal_receiver_status_interval`; none to report only when asked.
+    /// `wal_receiver_status_interval`; none: only when asked, and when there is news.
     pub status_interval: Option<Duration>,
 }
 
@@ -89,7 +90,10 @@ pub enum Input {
     /// The tables are committed up to here.
     Applied(Lsn),
     /// The startup process wants the upstream to know what is applied now.
-    ForceReply,
+    ForceReply {
+        /// Somebody waits for it there (remote_apply).
+        at_once: bool,
+    },
     /// The settings have changed.
     Timing(Timing),
 }
@@ -232,8 +236,9 @@ impl Stream {
             Input::Drained => self.drained = now,
             Input::Flushed => self.flush = self.write,
             Input::Applied(lsn) => self.apply = self.apply.max(lsn),
-            Input::ForceReply => {
-                let due = now.max(self.last_reply.saturating_add(APPLY_REPORT_SPACING));
+            Input::ForceReply { at_once } => {
+                let due =
+                    if at_once { now } else { now.max(self.last_reply.saturating_add(APPLY_REPORT_SPACING)) };
                 self.apply_report = Some(self.apply_report.map_or(due, |earlier| earlier.min(due)));
             }
             Input::Timing(timing) => self.timing = timing,
@@ -317,7 +322,7 @@ impl Stream {
     }
 
     fn has_news(&self) -> bool {
-        self.timing.status_interval.is_some() && self.reported != (self.write, self.flush)
+        self.reported != (self.write, self.flush)
     }
 
     fn is_silent_for(&self, timeout: Option<Duration>) -> bool {

@@ -79,9 +79,21 @@ pub fn identify_system(results: &[QueryResult]) -> Result<UpstreamSystem, Upstre
     })
 }
 
-/// The command that begins a stream.
-pub fn start_command(start: Lsn, timeline: TimelineId) -> String {
-    format!("START_REPLICATION {start} TIMELINE {timeline}")
+/// Reads what follows the stream of a timeline that has ended: the next timeline.
+///
+/// # Errors
+/// It isn't said.
+pub fn next_timeline(results: &[QueryResult]) -> Result<TimelineId, UpstreamError> {
+    let row = results.iter().flat_map(|result| &result.rows).next();
+    let text = row.and_then(|row| row.first()).and_then(Option::as_deref).map(String::from_utf8_lossy);
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| UpstreamError("unexpected result set after end-of-streaming".to_owned()))
+}
+
+/// The command that begins a stream, by a slot unless its name is empty.
+pub fn start_command(slot: &str, start: Lsn, timeline: TimelineId) -> String {
+    let slot = if slot.is_empty() { String::new() } else { format!("SLOT \"{slot}\" ") };
+    format!("START_REPLICATION {slot}{start} TIMELINE {timeline}")
 }
 
 #[cfg(test)]

@@ -48,7 +48,8 @@ fn input(stream: &mut Stream, now: MonoTime, text: &str) {
         }
         ["c"] => Input::CopyDone,
         ["applied", position] => Input::Applied(lsn(position)),
-        ["force"] => Input::ForceReply,
+        ["force"] => Input::ForceReply { at_once: false },
+        ["force", "now"] => Input::ForceReply { at_once: true },
         ["timing", timeout, status] => {
             Input::Timing(Timing { timeout: seconds(timeout), status_interval: seconds(status) })
         }
@@ -258,7 +259,7 @@ at 17:
 }
 
 #[test]
-fn without_a_status_interval_only_requests_are_answered() {
+fn without_a_status_interval_requests_are_answered_and_news_are_told() {
     script_with(
         start_at("0/1000000"),
         Timing { timeout: None, status_interval: None },
@@ -270,9 +271,15 @@ at 0:
 at 1: w 0/1000000 0/1000100 0/1000100
     fsync
     publish 0/1000100 horizon 0/1000100
-    sleep
-at 2: k 0/1000100 reply
     r 0/1000100 0/1000100 0/1000000
+    sleep
+at 1.001: applied 0/1000100; force now
+    r 0/1000100 0/1000100 0/1000100
+    sleep
+at 20: k 0/1000100
+    sleep
+at 30: k 0/1000100 reply
+    r 0/1000100 0/1000100 0/1000100
     sleep
 ",
     );
