@@ -43,7 +43,7 @@ const KEYS: usize = 100_000;
 
 /// Figures of one run, or medians over runs. Times in milliseconds.
 #[derive(Debug, Clone, Copy)]
-struct Figures {
+pub(crate) struct Figures {
     tps: f64,
     p50: f64,
     p95: f64,
@@ -87,26 +87,31 @@ pub fn commit(plan: &Plan, out: &mut impl Write) -> io::Result<()> {
         )?,
     }
     prepare(cluster.primary.port());
-    writeln!(out, "{} s a run, medians of {} rounds, latencies in ms\n", plan.seconds, plan.rounds)?;
-    writeln!(
-        out,
-        "{:<5} {:>7} | {:>8} {:>7} {:>7} {:>7} | {:>8} {:>7} {:>7} {:>7} | {:>5} {:>5}",
-        "", "clients", "Walship", "p50", "p95", "p99", "Postgres", "p50", "p95", "p99", "ratio", "aim"
-    )?;
+    print_head(plan, out)?;
     for script in &plan.scripts {
         let path = scenario.write(&format!("{script}.sql"), &script_text(script));
         for clients in &plan.clients {
             let ports = [Some(cluster.primary.port()), postgres.as_ref().map(PostgresPair::port)];
-            let [walship, postgres] = compare(plan, &scenario, &path, *clients, ports);
-            print_row(out, script, *clients, walship, postgres)?;
+            let figures = compare(plan, &scenario, &path, *clients, ports);
+            print_row(out, script, *clients, figures, aim(script, *clients))?;
         }
     }
     cluster.stop();
     Ok(())
 }
 
+/// What stands above the rows.
+pub(crate) fn print_head(plan: &Plan, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "{} s a run, medians of {} rounds, latencies in ms\n", plan.seconds, plan.rounds)?;
+    writeln!(
+        out,
+        "{:<12} {:>7} | {:>8} {:>7} {:>7} {:>7} | {:>8} {:>7} {:>7} {:>7} | {:>5} {:>5}",
+        "", "clients", "Walship", "p50", "p95", "p99", "Postgres", "p50", "p95", "p99", "ratio", "aim"
+    )
+}
+
 /// Runs on both systems in turn; the medians.
-fn compare(
+pub(crate) fn compare(
     plan: &Plan,
     scenario: &Scenario,
     script: &Path,
@@ -127,12 +132,12 @@ fn compare(
     runs.map(|runs| medians(&runs))
 }
 
-fn print_row(
+pub(crate) fn print_row(
     out: &mut impl Write,
     script: &str,
     clients: u32,
-    walship: Option<Figures>,
-    postgres: Option<Figures>,
+    [walship, postgres]: [Option<Figures>; 2],
+    aim: Option<f64>,
 ) -> io::Result<()> {
     let cells = |figures: Option<Figures>| match figures {
         Some(f) => format!("{:>8.0} {:>7.3} {:>7.3} {:>7.3}", f.tps, f.p50, f.p95, f.p99),
@@ -142,17 +147,17 @@ fn print_row(
         (Some(walship), Some(postgres)) => format!("{:.2}", walship.tps / postgres.tps),
         _ => "-".to_owned(),
     };
-    let aim = aim(script, clients).map_or_else(|| "-".to_owned(), |aim| format!("{aim:.1}"));
+    let aim = aim.map_or_else(|| "-".to_owned(), |aim| format!("{aim:.1}"));
     writeln!(
         out,
-        "{script:<5} {clients:>7} | {} | {} | {ratio:>5} {aim:>5}",
+        "{script:<12} {clients:>7} | {} | {} | {ratio:>5} {aim:>5}",
         cells(walship),
         cells(postgres)
     )?;
     out.flush()
 }
 
-fn start_walship(scenario: &Scenario) -> Cluster {
+pub(crate) fn start_walship(scenario: &Scenario) -> Cluster {
     let mut primary = crate::node::Node::init(scenario, "primary", &[]);
     primary.start();
     let mut standby = crate::node::Node::clone_of(scenario, "standby", &primary);
@@ -163,7 +168,7 @@ fn start_walship(scenario: &Scenario) -> Cluster {
 }
 
 /// The table, with a row for every key.
-fn prepare(port: u16) {
+pub(crate) fn prepare(port: u16) {
     let mut client = connect(port);
     client.query(commands::CREATE_KV).unwrap_or_else(|error| panic!("{error}"));
     let value = "y".repeat(100);
@@ -174,7 +179,7 @@ fn prepare(port: u16) {
     }
 }
 
-fn connect(port: u16) -> Client {
+pub(crate) fn connect(port: u16) -> Client {
     Client::connect(&Address::Tcp(port), &[]).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -232,17 +237,20 @@ fn percentile(sorted: &[u32], percent: usize) -> f64 {
     sorted.get(at).map_or(f64::NAN, |micros| f64::from(*micros) / 1e3)
 }
 
+/// The median; NaN of nothing.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 fn medians(runs: &[Figures]) -> Option<Figures> {
-    let median = |field: fn(&Figures) -> f64| {
-        let mut values: Vec<f64> = runs.iter().map(field).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
-    };
-    Some(Figures {
-        tps: median(|run| run.tps)?,
-        p50: median(|run| run.p50)?,
-        p95: median(|run| run.p95)?,
-        p99: median(|run| run.p99)?,
+    let of = |field: fn(&Figures) -> f64| median(runs.iter().map(field));
+    (!runs.is_empty()).then(|| Figures {
+        tps: of(|run| run.tps),
+        p50: of(|run| run.p50),
+        p95: of(|run| run.p95),
+        p99: of(|run| run.p99),
     })
 }
 
@@ -251,7 +259,7 @@ fn cores() -> usize {
 }
 
 /// What the figures depend on most: the processor, the kernel, and how long the disk takes to make 8 KiB durable.
-fn describe_machine(dir: &Path, out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn describe_machine(dir: &Path, out: &mut impl Write) -> io::Result<()> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

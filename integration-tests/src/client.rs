@@ -12,6 +12,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
+
 /// Where a node listens.
 #[derive(Debug, Clone)]
 pub enum Address {
@@ -131,11 +133,15 @@ const PROTOCOL_3_0: i32 = 196_608;
 const CANCEL_REQUEST: i32 = 80_877_102;
 
 impl Client {
-    /// Connects as user postgres to database postgres, with more startup parameters if wanted.
+    /// Connects as user postgres to database postgres, with more startup parameters if wanted. One named `password` stays
+    /// here: it is proved to a server that asks for that.
     pub fn connect(address: &Address, parameters: &[(&str, &str)]) -> Result<Client, ClientError> {
         let mut client = Client::connect_raw(address)?;
         let mut body = PROTOCOL_3_0.to_be_bytes().to_vec();
-        for (name, value) in [("user", "postgres"), ("database", "postgres")].iter().chain(parameters) {
+        let password = parameters.iter().find(|(name, _)| *name == "password").map_or("", |(_, value)| value);
+        let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
+        let sent = parameters.iter().filter(|(name, _)| *name != "password");
+        for (name, value) in [("user", "postgres"), ("database", "postgres")].iter().chain(sent) {
             body.extend_from_slice(format!("{name}\0{value}\0").as_bytes());
         }
         body.push(0);
@@ -143,7 +149,7 @@ impl Client {
         loop {
             let message = client.read_message()?;
             match message.tag {
-                b'R' if message.body == [0, 0, 0, 0] => {}
+                b'R' => client.authenticate(&message.body, &mut scram)?,
                 b'S' => client.note_parameter(&message.body),
                 b'K' if message.body.len() == 8 => {
                     client.backend_pid = int(&message.body[..4]);
@@ -154,6 +160,28 @@ impl Client {
                 b'Z' => return Ok(client),
                 other => return Err(unexpected(other)),
             }
+        }
+    }
+
+    /// One step of the exchange by which another's implementation proves the password.
+    fn authenticate(&mut self, body: &[u8], scram: &mut ScramSha256) -> Result<(), ClientError> {
+        let (code, data) = body.split_at(4);
+        match int(code) {
+            0 => Ok(()),
+            10 => {
+                let first = scram.message().to_vec();
+                let mut message = b"SCRAM-SHA-256\0".to_vec();
+                message.extend_from_slice(&i32::try_from(first.len()).unwrap().to_be_bytes());
+                message.extend_from_slice(&first);
+                self.send_message(b'p', &message)
+            }
+            11 => {
+                scram.update(data)?;
+                let last = scram.message().to_vec();
+                self.send_message(b'p', &last)
+            }
+            12 => Ok(scram.finish(data)?),
+            other => Err(io::Error::other(format!("authentication method {other}")).into()),
         }
     }
 

@@ -3,6 +3,10 @@
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use wal::lsn::Lsn;
+use wal::segment::{self, SegmentSize};
+use wal::timeline::TimelineId;
+
 use crate::node::Node;
 use crate::programs;
 
@@ -18,7 +22,8 @@ pub struct Said {
 }
 
 impl Said {
-    fn of(output: Output) -> Said {
+    /// Of a program that has ended.
+    pub fn of(output: Output) -> Said {
         Said {
             status: output.status.code(),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -122,6 +127,19 @@ pub fn pg_receivewal(node: &Node, dir: &Path, endpos: &str) -> Said {
 pub fn pg_waldump(dir: &Path, start: &str) -> Said {
     let mut command = Command::new(programs::postgres("pg_waldump"));
     command.env("LC_ALL", "C").arg("-p").arg(dir).args(["-s", start]);
+    run(command)
+}
+
+/// pg_waldump over the log of timeline 1 in `dir`, in segments of 1 MB, from the first record at or after `start` to
+/// `end`; it prints errors alone.
+pub fn pg_waldump_between(dir: &Path, start: Lsn, end: Lsn) -> Said {
+    let size = SegmentSize::new(1 << 20).expect("1 MiB is a segment size");
+    // By name: segments made ahead would tell it no segment size.
+    let name = |number| segment::file_name(TimelineId(1), number, size);
+    let mut command = Command::new(programs::postgres("pg_waldump"));
+    command.env("LC_ALL", "C").arg("--quiet");
+    command.args(["-s", &start.to_string(), "-e", &end.to_string()]);
+    command.arg(dir.join(name(size.number_of(start)))).arg(name(size.number_before(end)));
     run(command)
 }
 

@@ -67,6 +67,31 @@ impl Load {
         }
     }
 
+    /// Rounds until every client has met an error or the end of its connection; those. `look` is called in each round.
+    pub fn until_ended(&mut self, mut look: impl FnMut()) -> Vec<ClientError> {
+        let mut ends = Vec::new();
+        while !self.clients.is_empty() {
+            look();
+            let mut left = Vec::new();
+            for mut client in std::mem::take(&mut self.clients) {
+                let id = self.next_id;
+                self.next_id += 1;
+                match insert(&mut client, id) {
+                    Ok(()) => {
+                        self.acknowledged.insert(id);
+                        left.push(client);
+                    }
+                    Err(end) => {
+                        self.unknown.insert(id);
+                        ends.push(end);
+                    }
+                }
+            }
+            self.clients = left;
+        }
+        ends
+    }
+
     /// Rounds without a kill.
     pub fn rounds(&mut self, count: usize) {
         for _ in 0..count {

@@ -5,8 +5,10 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use sys::process::{self, Pid};
 use sys::signal::Signal;
@@ -46,12 +48,19 @@ pub struct Node {
     pub settings: Vec<String>,
     /// Program and arguments that its program is put behind, such as strace's; none as a rule.
     pub wrapper: Vec<OsString>,
+    /// The file of its failpoints' board: from now on it runs with failpoints, under this board.
+    pub failpoints: Option<PathBuf>,
+    /// How long a start may take.
+    pub patience: Duration,
     postmaster: Option<Child>,
     port: u16,
 }
 
 /// Keeps tests quick: a standby that lost its primary looks for it again soon.
 const SETTINGS: [&str; 1] = ["wal_retrieve_retry_interval=100ms"];
+
+/// Unless a test says otherwise, a standby without a slot may be away for as long as it likes.
+const KEEP_LOG: &str = "wal_keep_size = -1";
 
 impl Node {
     /// `primary init`, with more arguments if wanted.
@@ -60,6 +69,7 @@ impl Node {
         let mut all = vec!["init", "-D", node.dir.to_str().unwrap()];
         all.extend(arguments);
         assert_success(&node.command(&all), "primary init");
+        node.append_setting(KEEP_LOG);
         node
     }
 
@@ -81,6 +91,8 @@ impl Node {
             log: scenario.path(&format!("{}.log", name.replace('/', "-"))),
             settings: SETTINGS.iter().map(|setting| (*setting).to_owned()).collect(),
             wrapper: Vec::new(),
+            failpoints: None,
+            patience: wait::DEADLINE,
             postmaster: None,
             port: 0,
         }
@@ -106,6 +118,17 @@ impl Node {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
+    /// From now on it is run by the program of that role.
+    pub fn run_as(&mut self, role: Role) {
+        self.role = role;
+    }
+
+    /// Waits until this standby's walreceiver has ended: nothing more is received.
+    pub fn wait_no_walreceiver(&self) {
+        let sql = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver'";
+        wait::until("the walreceiver to end", || self.rows(sql).is_empty().then_some(()));
+    }
+
     /// Adds a setting for the starts to come.
     pub fn set(&mut self, setting: &str) {
         self.settings.push(setting.to_owned());
@@ -118,6 +141,12 @@ impl Node {
             .stdin(Stdio::null())
             .output()
             .expect("the program can be run")
+    }
+
+    /// Adds an entry to walship.conf, where clones have it from.
+    fn append_setting(&self, line: &str) {
+        let mut conf = OpenOptions::new().append(true).open(self.dir.join("walship.conf")).unwrap();
+        writeln!(conf, "{line}").unwrap();
     }
 
     /// Makes `lines` the entries of walship.conf. An upstream that was set before stays, unless they set it.
@@ -163,7 +192,7 @@ impl Node {
     /// Starts the node and waits until it lets clients in, or has given up.
     pub fn try_start(&mut self) -> Result<(), String> {
         self.spawn();
-        let end = wait::within(wait::DEADLINE, || {
+        let end = wait::within(self.patience, || {
             let child = self.postmaster.as_mut().expect("just spawned");
             if let Some(status) = child.try_wait().unwrap() {
                 return Some(Err(format!("it ended with {status}")));
@@ -180,7 +209,7 @@ impl Node {
                 self.postmaster = None;
                 Err(why)
             }
-            None => Err(format!("it took no client within {} s", wait::DEADLINE.as_secs())),
+            None => Err(format!("it took no client within {} s", self.patience.as_secs())),
         }
     }
 
@@ -188,9 +217,14 @@ impl Node {
     pub fn spawn(&mut self) {
         assert!(self.postmaster.is_none(), "{} runs already", self.name());
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let program = programs::walship(self.role.program()).into_os_string();
+        let program = match self.failpoints {
+            None => programs::walship(self.role.program()),
+            Some(_) => programs::walship(&format!("{}-failpoints", self.role.program())),
+        };
+        let program = program.into_os_string();
         let mut words = self.wrapper.iter().chain([&program]);
         let mut command = Command::new(words.next().expect("a program at least"));
+        command.envs(self.failpoints.iter().map(|path| (failpoint::VARIABLE, path)));
         command.args(words).arg("run").arg("-D").arg(&self.dir).arg("-c").arg(format!("port={}", self.port));
         for setting in &self.settings {
             command.arg("-c").arg(setting);
@@ -220,6 +254,14 @@ impl Node {
         self.postmaster.is_some()
     }
 
+    /// Whether it does not run (any more), however it came to that.
+    pub fn has_ended(&mut self) -> bool {
+        if self.postmaster.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some()) {
+            self.postmaster = None;
+        }
+        self.postmaster.is_none()
+    }
+
     /// Sends a signal to the postmaster.
     pub fn signal(&self, signal: Signal) {
         process::kill(self.pid(), signal).unwrap();
@@ -230,6 +272,33 @@ impl Node {
         let output = self.command(&["stop", "-D", self.dir.to_str().unwrap(), "-m", "fast"]);
         assert_success(&output, &format!("stop of {}", self.name()));
         assert_eq!(self.wait_end(), Some(0), "{}", self.log_tail());
+    }
+
+    /// Makes a primary of the standby by its own command, which must succeed.
+    pub fn promote(&self) {
+        let output = self.command(&["promote", "-D", self.dir.to_str().unwrap()]);
+        assert_success(&output, &format!("promotion of {}", self.name()));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "server promoted\n");
+    }
+
+    /// Waits until so many receivers stream from this node.
+    pub fn wait_streams(&self, count: usize) {
+        wait::until(&format!("{count} streams from {}", self.name()), || {
+            let rows = self.rows("SELECT state FROM pg_stat_replication");
+            (rows.iter().filter(|row| row[0] == "streaming").count() == count).then_some(())
+        });
+    }
+
+    /// Waits until this standby has put everything before `lsn`.
+    pub fn wait_replayed(&self, lsn: Lsn) {
+        let reached =
+            wait::within(wait::DEADLINE, || (self.lsn("pg_last_wal_replay_lsn") >= lsn).then_some(()));
+        reached.unwrap_or_else(|| panic!("{} never replayed {lsn}:\n{}", self.name(), self.log_tail()));
+    }
+
+    /// Waits until this standby has put everything that is durable on `upstream` now, a primary.
+    pub fn wait_level_with(&self, upstream: &Node) {
+        self.wait_replayed(upstream.lsn("pg_current_wal_flush_lsn"));
     }
 
     /// SIGKILL to the postmaster; waits until all of its children are gone too.

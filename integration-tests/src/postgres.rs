@@ -10,21 +10,32 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use sys::process::{self, Pid};
 use sys::signal::Signal;
 
 use crate::client::{Address, Client};
 use crate::node::assert_success;
-use crate::programs;
 use crate::scenario::Scenario;
 use crate::wait;
+use crate::{procfs, programs};
 
 /// A server on a data directory of its own. Dropping it stops it.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
     port: u16,
+    launch: Launch,
+}
+
+/// How it is started.
+#[derive(Debug)]
+struct Launch {
+    data: PathBuf,
+    log: PathBuf,
+    owner: Owner,
+    settings: Vec<String>,
 }
 
 /// The pair. Dropping it stops it.
@@ -32,6 +43,7 @@ pub struct Server {
 pub struct PostgresPair {
     primary: Server,
     standby: Server,
+    standby_dir: PathBuf,
 }
 
 /// Numeric user and group to run the servers as; None: as ourselves.
@@ -41,20 +53,37 @@ impl PostgresPair {
     /// Sets the pair up; None when PostgreSQL's server is not installed.
     pub fn start(scenario: &Scenario) -> Option<PostgresPair> {
         let owner = owner();
-        let primary = Server::make(scenario, owner, &[])?;
-        let dir = directory(scenario);
+        let dir = scenario.path("postgres");
+        let primary = Server::make(scenario, &dir, owner, &[])?;
         let copy = dir.join("standby");
         let mut basebackup = command("pg_basebackup", owner);
         let conninfo = format!("host=127.0.0.1 port={} user=postgres application_name=standby", primary.port);
         basebackup.args(["-c", "fast", "-R", "-d", &conninfo, "-D"]).arg(&copy);
         assert_success(&basebackup.output().unwrap(), "pg_basebackup");
-        let standby = Server::start(&copy, &dir.join("standby.log"), owner, &[]);
-        Some(PostgresPair { primary, standby })
+        let standby = Server::start(copy.clone(), dir.join("standby.log"), owner, &[]);
+        Some(PostgresPair { primary, standby, standby_dir: copy })
     }
 
     /// Port of the primary.
     pub fn port(&self) -> u16 {
         self.primary.port
+    }
+
+    /// The primary's postmaster.
+    pub fn pid(&self) -> Pid {
+        Pid(i32::try_from(self.primary.child.id()).expect("a process id is positive"))
+    }
+
+    /// Waits until the primary has ended.
+    pub fn wait_stopped(&mut self) {
+        let _status = self.primary.child.wait().expect("a child can be waited for");
+    }
+
+    /// `pg_ctl promote` of the standby, under way.
+    pub fn spawn_promote(&self) -> Child {
+        let mut promote = command("pg_ctl", owner());
+        promote.args(["promote", "-D"]).arg(&self.standby_dir);
+        promote.spawn().expect("pg_ctl can be run")
     }
 
     /// Port of the standby.
@@ -66,7 +95,41 @@ impl PostgresPair {
 impl Server {
     /// Sets a server up, with `name=value` settings; None when PostgreSQL's server is not installed.
     pub fn new(scenario: &Scenario, settings: &[&str]) -> Option<Server> {
-        Server::make(scenario, owner(), settings)
+        Server::named(scenario, "postgres", settings)
+    }
+
+    /// Likewise, in a directory of this name in the scenario.
+    pub fn named(scenario: &Scenario, name: &str, settings: &[&str]) -> Option<Server> {
+        Server::make(scenario, &scenario.path(name), owner(), settings)
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> &Path {
+        &self.launch.data
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.launch.log).unwrap()
+    }
+
+    /// SIGKILL to all of its processes at once.
+    pub fn kill_all(&mut self) {
+        let pid = Pid(i32::try_from(self.child.id()).expect("a process id is positive"));
+        let children = procfs::children(pid);
+        for pid in std::iter::once(&pid).chain(&children) {
+            // It may be gone already with its parent.
+            let _gone = process::kill(*pid, Signal::Kill);
+        }
+        self.child.wait().unwrap();
+        wait::until("killed children to be gone", || {
+            children.iter().all(|child| !procfs::runs(*child)).then_some(())
+        });
+    }
+
+    /// Starts it again after that, and waits until it lets clients in.
+    pub fn start_again(&mut self) {
+        (self.child, self.port) = self.launch.start();
     }
 
     /// Its port.
@@ -74,34 +137,49 @@ impl Server {
         self.port
     }
 
-    fn make(scenario: &Scenario, owner: Owner, settings: &[&str]) -> Option<Server> {
+    fn make(scenario: &Scenario, dir: &Path, owner: Owner, settings: &[&str]) -> Option<Server> {
         programs::find_postgres("postgres")?;
         // The servers must get through to their directories.
         fs::set_permissions(scenario.root(), fs::Permissions::from_mode(0o755)).unwrap();
-        let dir = directory(scenario);
-        fs::create_dir(&dir).unwrap();
+        fs::create_dir(dir).unwrap();
         if let Some((uid, gid)) = owner {
-            chown(&dir, Some(uid), Some(gid)).unwrap();
+            chown(dir, Some(uid), Some(gid)).unwrap();
         }
         let data = dir.join("primary");
         let mut initdb = command("initdb", owner);
         initdb.args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "-D"]).arg(&data);
         assert_success(&initdb.output().unwrap(), "initdb");
-        Some(Server::start(&data, &dir.join("primary.log"), owner, settings))
+        Some(Server::start(data, dir.join("primary.log"), owner, settings))
     }
 
-    fn start(data: &Path, log: &Path, owner: Owner, settings: &[&str]) -> Server {
+    fn start(data: PathBuf, log: PathBuf, owner: Owner, settings: &[&str]) -> Server {
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let launch = Launch { data, log, owner, settings };
+        let (child, port) = launch.start();
+        Server { child, port, launch }
+    }
+}
+
+impl Launch {
+    /// The process, when it lets clients in, and its port.
+    fn start(&self) -> (Child, u16) {
         // PostgreSQL takes no port 0; the port of a socket that was just closed is free.
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let log: File = OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let mut postgres = command("postgres", owner);
-        postgres.arg("-D").arg(data).args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
+        let log: File = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let mut postgres = command("postgres", self.owner);
+        postgres.arg("-D").arg(&self.data).args([
+            "-p",
+            &port.to_string(),
+            "-c",
+            "listen_addresses=127.0.0.1",
+        ]);
         postgres.args(["-c", "unix_socket_directories="]);
-        settings.iter().for_each(|setting| _ = postgres.args(["-c", setting]));
+        self.settings.iter().for_each(|setting| _ = postgres.args(["-c", setting]));
         postgres.stdout(log.try_clone().unwrap()).stderr(log);
         let child = postgres.spawn().unwrap();
-        wait::until("PostgreSQL to come up", || Client::connect(&Address::Tcp(port), &[]).ok());
-        Server { child, port }
+        wait::within(PATIENCE, || Client::connect(&Address::Tcp(port), &[]).ok())
+            .expect("PostgreSQL comes up");
+        (child, port)
     }
 }
 
@@ -114,10 +192,8 @@ impl Drop for Server {
     }
 }
 
-/// Where the servers of a scenario are.
-fn directory(scenario: &Scenario) -> PathBuf {
-    scenario.path("postgres")
-}
+/// How long a server may recover.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 fn command(program: &str, owner: Owner) -> Command {
     let mut command = Command::new(programs::postgres(program));

@@ -12,6 +12,17 @@ pub fn children(pid: Pid) -> Vec<Pid> {
     text.split_ascii_whitespace().filter_map(|word| word.parse().ok().map(Pid)).collect()
 }
 
+/// The processes that were started with `argument`, and all that have forked from them since.
+pub fn with_argument(argument: &str) -> Vec<Pid> {
+    let entries = fs::read_dir("/proc").expect("/proc is mounted");
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Pid));
+    let given = |pid: &Pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| word == argument.as_bytes())
+    };
+    pids.filter(given).collect()
+}
+
 /// Whether the process runs: it is there and not a zombie.
 pub fn runs(pid: Pid) -> bool {
     status_field(pid, "State").is_some_and(|state| !state.starts_with(['Z', 'X']))
@@ -20,6 +31,11 @@ pub fn runs(pid: Pid) -> bool {
 /// Whether SIGSTOP has stopped the process.
 pub fn stopped(pid: Pid) -> bool {
     status_field(pid, "State").is_some_and(|state| state.starts_with('T'))
+}
+
+/// The process that traces this one, such as strace.
+pub fn tracer(pid: Pid) -> Option<Pid> {
+    status_field(pid, "TracerPid")?.parse().ok().filter(|tracer| *tracer != 0).map(Pid)
 }
 
 /// How often the process gave up the CPU to wait for something: a process that sleeps does so once per wake-up.

@@ -14,13 +14,35 @@ pub fn walship(name: &str) -> PathBuf {
     let beside = own.parent().expect("a file has a directory");
     let found = [Some(beside), beside.parent()].into_iter().flatten().map(|dir| dir.join(name));
     found.clone().find(|path| path.is_file()).unwrap_or_else(|| {
-        let release = if own.components().any(|part| part.as_os_str() == "release") { " --release" } else { "" };
+        let release =
+            if own.components().any(|part| part.as_os_str() == "release") { " --release" } else { "" };
         let looked: Vec<String> = found.map(|path| path.display().to_string()).collect();
         panic!(
-            "the program `{name}` is not built (looked for {}); run: cargo build{release} -p sender -p receiver",
-            looked.join(" and ")
+            "the program `{name}` is not built (looked for {}); run: cargo build{release} {}",
+            looked.join(" and "),
+            arguments(name.ends_with("-failpoints")).join(" ")
         )
     })
+}
+
+/// What cargo is to build: the programs, or those with failpoints.
+fn arguments(failpoints: bool) -> &'static [&'static str] {
+    if failpoints {
+        &[
+            "-p",
+            "sender",
+            "-p",
+            "receiver",
+            "--features",
+            "sender/failpoints,receiver/failpoints",
+            "--bin",
+            "primary-failpoints",
+            "--bin",
+            "standby-failpoints",
+        ]
+    } else {
+        &["-p", "sender", "-p", "receiver"]
+    }
 }
 
 /// PostgreSQL's program `name`, if it is installed. The directory of the server programs comes first: what stands in
@@ -48,12 +70,14 @@ pub fn build() {
     let Some(cargo) = env::var_os("CARGO") else { return };
     let own = env::current_exe().expect("an executable has a path");
     let profile = own.parent().expect("a file has a directory");
-    let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "-p", "sender", "-p", "receiver"]);
-    if profile.ends_with("release") {
-        build.arg("--release");
+    for failpoints in [false, true] {
+        let mut build = Command::new(&cargo);
+        build.args(["build", "--quiet"]).args(arguments(failpoints));
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        build.arg("--target-dir").arg(profile.parent().expect("a profile is in a target directory"));
+        let built = build.status().expect("cargo can be run");
+        assert!(built.success(), "the programs could not be built");
     }
-    build.arg("--target-dir").arg(profile.parent().expect("a profile is in a target directory"));
-    let built = build.status().expect("cargo can be run");
-    assert!(built.success(), "the programs could not be built");
 }

@@ -1,6 +1,7 @@
-//! A relay between a standby and its primary that changes one byte on the way.
+//! A relay between a standby (or any client) and its primary that changes one byte on the way, or stops in the middle, and keeps
+//! what it has moved.
 //!
-//! It stands where a broken network card would: the standby's primary_conninfo names the proxy's port. It has no
+//! It stands where a broken network card or a cut cable would: the standby's primary_conninfo names the proxy's port. It has no
 //! process of its own, so the test must call [`Proxy::pump`] while it waits for something ([`Proxy::until`] does).
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -16,6 +17,10 @@ pub struct Proxy {
     pairs: Vec<Pair>,
     /// What the server sends is searched for this and its first byte changed, once.
     target: Option<Vec<u8>>,
+    /// How many bytes more the clients get.
+    left: usize,
+    /// All that went through it, both ways, as it came.
+    recorded: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -32,7 +37,14 @@ impl Proxy {
     pub fn new(upstream_port: u16) -> Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
-        Proxy { listener, upstream_port, pairs: Vec::new(), target: None }
+        Proxy {
+            listener,
+            upstream_port,
+            pairs: Vec::new(),
+            target: None,
+            left: usize::MAX,
+            recorded: Vec::new(),
+        }
     }
 
     /// The port to connect to.
@@ -48,6 +60,16 @@ impl Proxy {
     /// Whether the bit was flipped.
     pub fn flipped(&self) -> bool {
         self.target.is_none()
+    }
+
+    /// From now on the clients get so many bytes of the server, and then nothing more, until this is said again.
+    pub fn stop_after(&mut self, bytes: usize) {
+        self.left = bytes;
+    }
+
+    /// All that went through it so far.
+    pub fn recorded(&self) -> &[u8] {
+        &self.recorded
     }
 
     /// Moves what there is to move.
@@ -67,17 +89,21 @@ impl Proxy {
                 ended: false,
             });
         }
+        let mut without_end = usize::MAX;
         for pair in &mut self.pairs {
+            let before = [pair.to_server.len(), pair.to_client.len()];
             pair.ended |= receive(&mut pair.client, &mut pair.to_server).is_err();
             pair.ended |= receive(&mut pair.server, &mut pair.to_client).is_err();
+            self.recorded.extend_from_slice(&pair.to_server[before[0]..]);
+            self.recorded.extend_from_slice(&pair.to_client[before[1]..]);
             if let Some(target) = &self.target
                 && let Some(at) = pair.to_client.windows(target.len()).position(|window| window == target)
             {
                 pair.to_client[at] ^= 1;
                 self.target = None;
             }
-            pair.ended |= send(&mut pair.server, &mut pair.to_server).is_err();
-            pair.ended |= send(&mut pair.client, &mut pair.to_client).is_err();
+            pair.ended |= send(&mut pair.server, &mut pair.to_server, &mut without_end).is_err();
+            pair.ended |= send(&mut pair.client, &mut pair.to_client, &mut self.left).is_err();
         }
         self.pairs.retain(|pair| !pair.ended);
     }
@@ -103,10 +129,13 @@ fn receive(from: &mut TcpStream, into: &mut Vec<u8>) -> io::Result<()> {
     }
 }
 
-fn send(to: &mut TcpStream, from: &mut Vec<u8>) -> io::Result<()> {
-    while !from.is_empty() {
-        match to.write(from) {
-            Ok(count) => drop(from.drain(..count)),
+fn send(to: &mut TcpStream, from: &mut Vec<u8>, left: &mut usize) -> io::Result<()> {
+    while !from.is_empty() && *left > 0 {
+        match to.write(&from[..from.len().min(*left)]) {
+            Ok(count) => {
+                drop(from.drain(..count));
+                *left -= count;
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
         }

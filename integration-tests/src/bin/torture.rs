@@ -1,6 +1,8 @@
 //! Long runs that look for what breaks the law: acknowledged is never lost.
 //!
 //! `cargo run --release -p integration-tests --bin torture -- images --workloads 200 --seed 1`
+//! `cargo run --release -p integration-tests --bin torture -- kill --rounds 1000 --seed 1`
+//! `cargo run --release -p integration-tests --bin torture -- failover --rounds 300 --seed 1`
 
 use std::io;
 use std::process::ExitCode;
@@ -8,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use integration_tests::disk::campaign::{self, Plan};
 use integration_tests::disk::recorder;
-use integration_tests::programs;
+use integration_tests::{failover, kills, programs};
 
 #[derive(Debug, Parser)]
 #[command(name = "torture", about = "Breaks Walship in every way and looks whether it held")]
@@ -31,21 +33,69 @@ enum Torture {
         #[arg(long, default_value_t = 40, value_name = "N")]
         images: usize,
     },
+    /// Loses the primary of three nodes under load, again and again, and fails over.
+    Failover {
+        /// How many rounds.
+        #[arg(long, default_value_t = 20, value_name = "N")]
+        rounds: u64,
+        /// How the primary is lost, and when, follows from it.
+        #[arg(long, default_value_t = 1, value_name = "S")]
+        seed: u64,
+    },
+    /// Does something random to something random of a primary and a standby under load, again and again.
+    Kill {
+        /// How many rounds.
+        #[arg(long, default_value_t = 60, value_name = "N")]
+        rounds: u64,
+        /// What is done, when, and to whom follows from it.
+        #[arg(long, default_value_t = 1, value_name = "S")]
+        seed: u64,
+    },
 }
 
 #[allow(clippy::print_stderr, reason = "why a run failed is for who started it")]
 fn main() -> ExitCode {
-    let Torture::Images { workloads, seed, images } = Options::parse().torture;
+    let torture = Options::parse().torture;
     programs::build();
-    if let Some(why) = recorder::unavailable() {
-        eprintln!("{why}; integration-tests/install installs it");
-        return ExitCode::FAILURE;
-    }
-    match campaign::run(&Plan { seed, workloads, images }, &mut io::stdout()) {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(failure) => {
+    let failure = match torture {
+        Torture::Images { seed, workloads, images } => run_images(&Plan { seed, workloads, images }),
+        Torture::Failover { rounds, seed } => run_failovers(&failover::Plan { seed, rounds }),
+        Torture::Kill { rounds, seed } => run_kills(&kills::Plan { seed, rounds }),
+    };
+    match failure {
+        None => ExitCode::SUCCESS,
+        Some(failure) => {
             eprintln!("{failure}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run_images(plan: &Plan) -> Option<String> {
+    if let Some(why) = recorder::unavailable() {
+        return Some(format!("{why}; integration-tests/install installs it"));
+    }
+    campaign::run(plan, &mut io::stdout()).err().map(|failure| failure.to_string())
+}
+
+#[allow(clippy::print_stdout, reason = "the summary is what the run is for")]
+fn run_failovers(plan: &failover::Plan) -> Option<String> {
+    match failover::run(plan, &mut io::stdout()) {
+        Ok(tally) => {
+            print!("{tally}");
+            None
+        }
+        Err(failure) => Some(failure.to_string()),
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "the summary is what the run is for")]
+fn run_kills(plan: &kills::Plan) -> Option<String> {
+    match kills::run(plan, &mut io::stdout()) {
+        Ok(tally) => {
+            print!("{tally}");
+            None
+        }
+        Err(failure) => Some(failure.to_string()),
     }
 }

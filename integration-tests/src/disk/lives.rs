@@ -34,6 +34,9 @@ enum End {
 /// files tell what became of the call that the process was in.
 const SETTINGS: [&str; 3] = ["checkpoint_timeout=1s", "state_wal_limit=1MB", "restart_after_crash=off"];
 
+/// Checkpoints remove what recovery doesn't need.
+const KEEP_NO_LOG: &str = "wal_keep_size=0";
+
 const ENDS: [End; 9] = [
     End::Stop,
     End::KillAll,
@@ -76,6 +79,10 @@ impl<'a> Run<'a> {
         let mut settings = SETTINGS.map(str::to_owned).to_vec();
         settings.push(format!("wal_buffers={}", random.pick(&[16, 16, 512])));
         settings.push(format!("wal_writer_delay={}ms", random.pick(&[5, 200])));
+        // A standby that was down may want any of it.
+        if seed.is_multiple_of(2) && !with_standby {
+            settings.push(KEEP_NO_LOG.to_owned());
+        }
         let mut primary = Recorded::init(scenario, &workload, &mut random, images.div_ceil(4), tally)?;
         primary.node.settings.extend(settings);
         let standby = None;
@@ -175,6 +182,7 @@ impl<'a> Run<'a> {
             fs::create_dir_all(&scope).map_err(|error| error.to_string())?;
             let mut node = Node::clone_of(self.scenario, "standby/data", &self.primary.node);
             node.settings.extend(SETTINGS.map(str::to_owned));
+            node.set(KEEP_NO_LOG);
             self.standby = Some(Recorded::of(self.scenario, Role::Standby, scope, node)?);
         }
         let standby = self.standby.as_mut().expect("just made");

@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::process::Command;
 
 use wal::lsn::Lsn;
 
@@ -14,15 +13,13 @@ use super::image::{Image, Survival};
 use super::messages::Messages;
 use super::model::{Disk, read_tree};
 use super::orders::Watch;
-use super::recorder::{self, Recorder, Syncs};
-use super::trace::{self, Call, Moment, Trace};
+use super::recorder::{self, Recorder};
+use super::trace::{Call, Moment, Trace};
 use super::verify::{self, Depth, Trial};
 use super::workload::Workload;
 use crate::node::{Node, Role};
-use crate::programs;
 use crate::random::Random;
 use crate::scenario::Scenario;
-use crate::wait;
 
 /// A node whose lives are recorded.
 #[derive(Debug)]
@@ -63,17 +60,7 @@ impl Recorded {
         let mut disk = Disk::new(&read_tree(&scope).map_err(|error| error.to_string())?);
         let path = scenario.path("primary.init.trace");
         let data = verify::data_directory(&scope);
-        let mut words = recorder::wrapper(&path, Syncs::Usual).into_iter();
-        let mut command = Command::new(words.next().unwrap_or_default());
-        command.args(words).arg(programs::walship("primary")).arg("init").arg("-D").arg(&data);
-        let output = command.args(["--wal-segsize", "1MB"]).output().map_err(|error| error.to_string())?;
-        if !output.status.success() {
-            return Err(format!("primary init: {}", String::from_utf8_lossy(&output.stderr)));
-        }
-        let text = wait::until("strace to end", || {
-            fs::read_to_string(&path).ok().filter(|text| trace::is_complete(text))
-        });
-        let trace = trace::parse(&text, &scope).map_err(|error| error.to_string())?;
+        let trace = recorder::init(&data, &scope, &path)?;
         let trial = Trial::new(scenario, Role::Primary, Depth::default());
         let allowed = |rows: &Rows| workload.history.check(rows, &workload.history.nothing());
         let mut cuts = cuts(&trace, &Messages::default(), random, images);

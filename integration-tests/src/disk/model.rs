@@ -70,6 +70,16 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// What the file was cut to at this length leaves of it; false: nothing.
+    fn cut_to(&mut self, length: u64) -> bool {
+        let Change::Write { offset, bytes } = &mut self.change else { return true };
+        let left = usize::try_from(length.saturating_sub(*offset)).unwrap();
+        if left < bytes.len() {
+            *bytes = Rc::from(&bytes[..left]);
+        }
+        left > 0
+    }
+
     /// A write, page by page.
     fn by_page(&self) -> Vec<(u64, Pending)> {
         let Change::Write { offset, bytes } = &self.change else { return Vec::new() };
@@ -363,6 +373,9 @@ impl Disk {
             let mut left = Vec::new();
             for pending in node.pending.drain(..) {
                 if is_folded(&pending) {
+                    if let Change::Truncate { length } = pending.change {
+                        left.retain_mut(|earlier: &mut Pending| earlier.cut_to(length));
+                    }
                     pending.change.apply(base);
                 } else if pending.dropped {
                     // Pages are written whole: with what was written to them again goes what was dropped.

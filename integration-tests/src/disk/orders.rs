@@ -17,7 +17,7 @@ use wal::segment::parse_file_name;
 
 use super::history::{Effect, History};
 use super::messages::Messages;
-use super::model::{Change, Disk, Node, ROOT};
+use super::model::{Change, Disk, Inode, Node, ROOT};
 use super::trace::{Call, Moment, Operation, Trace};
 use super::verify::{SEGMENT_SIZE, control_numbers, segment_size};
 
@@ -32,10 +32,15 @@ pub enum Order {
     SegmentBeforeRecords,
     /// What an earlier life left unsynced of the log is synced; then a session is served.
     RecoveryBeforeSessions,
-    /// The rows up to redo are synced, in the tables' own log or in the tables; then the control file has that redo.
+    /// The rows up to redo are synced, in the tables' own log or in the tables, and so is that log's name; then the control
+    /// file has that redo.
     TablesBeforeRedo,
     /// The log up to the checkpoint record is synced; then the control file names it.
     CheckpointBeforeControl,
+    /// The control file names, durably, where recovery begins; then a segment before that is removed.
+    ControlBeforeRemoval,
+    /// The segments behind the one that is removed are gone, durably; unless it is the first.
+    RemovalFromTheEnds,
     /// The log is synced; then it is sent to a standby.
     FlushBeforeSend,
     /// The log is synced; then a standby reports it as flushed.
@@ -47,13 +52,15 @@ pub enum Order {
 }
 
 /// All of them.
-pub const ORDERS: [Order; 10] = [
+pub const ORDERS: [Order; 12] = [
     Order::AnswerAfterFlush,
     Order::CommitAfterFlush,
     Order::SegmentBeforeRecords,
     Order::RecoveryBeforeSessions,
     Order::TablesBeforeRedo,
     Order::CheckpointBeforeControl,
+    Order::ControlBeforeRemoval,
+    Order::RemovalFromTheEnds,
     Order::FlushBeforeSend,
     Order::FlushBeforeReport,
     Order::BytesBeforeName,
@@ -131,6 +138,7 @@ pub struct Watch<'a> {
 
 const STATE_WAL: &str = "data/state/state.db-wal";
 const PG_WAL: &str = "data/pg_wal";
+const CONTROL: &str = "data/control";
 
 impl<'a> Watch<'a> {
     /// Begins, on the disk as the life finds it; looks at once at what the trace alone tells.
@@ -211,6 +219,7 @@ impl<'a> Watch<'a> {
                 });
             }
             Call::Rename { from, to } => self.rename(disk, operation, from, to),
+            Call::Remove { path } => self.remove(disk, operation.begin, path),
             _ => {}
         }
     }
@@ -224,7 +233,7 @@ impl<'a> Watch<'a> {
         if operation.end.is_some() {
             self.named.insert(operation.pid, to.parent().unwrap_or(Path::new("")).to_owned());
         }
-        if to == Path::new("data/control")
+        if to == Path::new(CONTROL)
             && let Some((checkpoint, redo)) = control_numbers(&node.content())
         {
             self.control(disk, operation.begin, checkpoint, redo);
@@ -241,6 +250,11 @@ impl<'a> Watch<'a> {
         if redo <= self.redo {
             return;
         }
+        let path = Path::new(STATE_WAL);
+        let named = disk.find(path).is_none() || is_name_durable(disk, path);
+        self.found.look(Order::TablesBeforeRedo, named, || {
+            format!("{STATE_WAL} may have no name after redo {redo} of {moment:?}")
+        });
         for (token, record) in
             self.logged.iter().filter(|(_, record)| record.lsn < redo && record.begin < moment)
         {
@@ -255,6 +269,32 @@ impl<'a> Watch<'a> {
             });
         }
         self.redo = redo;
+    }
+
+    /// Recovery itself clears segments behind the end of the log; those before it are a checkpoint's to remove.
+    fn remove(&mut self, disk: &Disk, moment: Moment, path: &Path) {
+        let Some(end) = segment_start(path).map(|start| start + SEGMENT_SIZE) else { return };
+        let (first, last) = ends_of_log(disk);
+        let at_an_end = first == segment_start(path) || last == segment_start(path);
+        self.found.look(Order::RemovalFromTheEnds, at_an_end, || {
+            format!("{} is removed at {moment:?}, the log may go from {first:?} to {last:?}", path.display())
+        });
+        let needed_from = |control: Option<Vec<u8>>| {
+            let (checkpoint, redo) = control.as_deref().and_then(control_numbers)?;
+            Some(checkpoint.min(redo))
+        };
+        let control = Path::new(CONTROL);
+        let seen = needed_from(disk.find(control).map(|inode| disk.node(inode).content()));
+        if seen.is_none_or(|seen| end > seen) {
+            return;
+        }
+        let durable = needed_from(durable_content(disk, control));
+        self.found.look(Order::ControlBeforeRemoval, durable.is_some_and(|durable| end <= durable), || {
+            format!(
+                "{} is removed at {moment:?}, durably needed is the log from {durable:?} on",
+                path.display()
+            )
+        });
     }
 
     fn is_standby(&self, disk: &Disk) -> bool {
@@ -341,16 +381,17 @@ fn segment_start(path: &Path) -> Option<Lsn> {
     Some(Lsn(number.0 * SEGMENT_SIZE))
 }
 
+/// What a name stands for after a power loss at once.
+fn durable_inode(disk: &Disk, path: &Path) -> Option<Inode> {
+    path.iter().try_fold(ROOT, |inode, name| disk.node(inode).durable.get(name.to_str()?).copied())
+}
+
 fn is_name_durable(disk: &Disk, path: &Path) -> bool {
-    let mut inode = ROOT;
-    for name in path.iter() {
-        let durable = name.to_str().and_then(|name| disk.node(inode).durable.get(name));
-        match durable {
-            Some(next) => inode = *next,
-            None => return false,
-        }
-    }
-    disk.find(path) == Some(inode)
+    durable_inode(disk, path).is_some_and(|inode| disk.find(path) == Some(inode))
+}
+
+fn durable_content(disk: &Disk, path: &Path) -> Option<Vec<u8>> {
+    durable_inode(disk, path).map(|inode| disk.node(inode).base.to_vec())
 }
 
 /// Segments with their nodes.
@@ -358,6 +399,15 @@ fn segments(disk: &Disk) -> impl Iterator<Item = (Lsn, &Node)> {
     let directory = disk.find(Path::new(PG_WAL));
     let names = directory.into_iter().flat_map(|inode| disk.names_in(inode));
     names.filter_map(|(name, inode)| Some((segment_start(&Path::new(PG_WAL).join(name))?, disk.node(inode))))
+}
+
+/// The first segment that processes see, and the last one that may be there after a power loss.
+fn ends_of_log(disk: &Disk) -> (Option<Lsn>, Option<Lsn>) {
+    let start = |name: &String| segment_start(&Path::new(PG_WAL).join(name));
+    let durable = disk.find(Path::new(PG_WAL)).map(|inode| disk.node(inode).durable.keys());
+    let durable = durable.into_iter().flatten().filter_map(start).max();
+    let seen = || segments(disk).map(|(start, _)| start);
+    (seen().min(), seen().max().max(durable))
 }
 
 /// The first position of the log at which a process reads something else than what is durable.

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use super::trace::{self, Trace};
 use crate::node::Node;
+use crate::programs;
 use crate::wait;
 
 /// Calls that change files, those that the model refuses among them, and those that send.
@@ -71,6 +72,19 @@ pub fn wrapper(path: &Path, syncs: Syncs) -> Vec<OsString> {
     words
 }
 
+/// `primary init` of a data directory in a scope, recorded in `path`.
+pub fn init(data: &Path, scope: &Path, path: &Path) -> Result<Trace, String> {
+    let mut words = wrapper(path, Syncs::Usual).into_iter();
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words).arg(programs::walship("primary")).arg("init").arg("-D").arg(data);
+    let output = command.args(["--wal-segsize", "1MB"]).output().map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Err(format!("primary init: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    let read = || fs::read_to_string(path).ok().filter(|text| trace::is_complete(text));
+    trace::parse(&wait::until("strace to end", read), scope).map_err(|error| error.to_string())
+}
+
 /// The traces of one node.
 #[derive(Debug)]
 pub struct Recorder {
@@ -95,6 +109,8 @@ impl Recorder {
     /// The next start of the node is recorded.
     pub fn record(&mut self, node: &mut Node, syncs: Syncs) {
         self.lives += 1;
+        // Room without content is no part of what is looked at.
+        node.set("disk_reserve=0");
         node.wrapper = wrapper(&self.path(), syncs);
     }
 

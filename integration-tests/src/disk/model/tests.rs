@@ -122,6 +122,9 @@ fn what_a_failed_sync_has_dropped_is_written_by_none() {
             &format!("a/f=new{gap}end"),
         ),
         ("+write a/f 0 new\nfail a/f\n-write a/f 0 new\nsync a/f", "a/f=new", "a/f=new"),
+        // Cut off, it is gone for good.
+        ("write a/f 0 new\nfail a/f\ntruncate a/f 0\nsync a/f", "a/f=", "a/f="),
+        ("write a/f 0 new\nfail a/f\ntruncate a/f 1\nsync a/f", "a/f=o", "a/f=n"),
     ] {
         let disk = disk(script);
         assert_eq!(shown(&disk, Survival::Nothing), least, "{script}");
