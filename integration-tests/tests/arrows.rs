@@ -8,17 +8,22 @@ use std::path::Path;
 
 /// Each crate and the crates of this workspace that it may see. What `wal`, `wire`, `settings` and `engine` lack is the
 /// point: they never see `sys`, `ipc` or a socket.
-const ALLOWED: [(&str, &str, &[&str]); 10] = [
-    ("common/sys", "sys", &[]),
-    ("common/ipc", "ipc", &["sys"]),
-    ("common/postmaster", "postmaster", &["sys", "ipc"]),
-    ("common/wal", "wal", &[]),
+const ALLOWED: [(&str, &str, &[&str]); 11] = [
+    ("common/failpoint", "failpoint", &[]),
+    ("common/sys", "sys", &["failpoint"]),
+    ("common/ipc", "ipc", &["failpoint", "sys"]),
+    ("common/postmaster", "postmaster", &["failpoint", "sys", "ipc"]),
+    ("common/wal", "wal", &["failpoint"]),
     ("common/wire", "wire", &["wal"]),
     ("common/settings", "settings", &[]),
-    ("common/engine", "engine", &["wal"]),
-    ("sender", "sender", &["sys", "ipc", "postmaster", "wal", "wire", "settings", "engine"]),
-    ("receiver", "receiver", &["sys", "ipc", "postmaster", "wal", "wire", "settings", "engine", "sender"]),
-    ("integration-tests", "integration-tests", &["sys", "wal", "wire"]),
+    ("common/engine", "engine", &["failpoint", "wal"]),
+    ("sender", "sender", &["failpoint", "sys", "ipc", "postmaster", "wal", "wire", "settings", "engine"]),
+    (
+        "receiver",
+        "receiver",
+        &["failpoint", "sys", "ipc", "postmaster", "wal", "wire", "settings", "engine", "sender"],
+    ),
+    ("integration-tests", "integration-tests", &["failpoint", "sys", "wal", "wire"]),
 ];
 
 /// Crates that bring what the pure crates must not have.

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
 use integration_tests::client::Client;
@@ -41,6 +42,49 @@ fn directories_that_hold_no_node_are_told_apart() {
     assert_eq!(on(&empty, "stop", &[]), (Some(1), why));
     assert_eq!(on(&empty, "run", &[]).0, Some(1));
     assert_eq!(std::fs::read_dir(empty.dir()).unwrap().count(), 0, "nothing is made in it");
+}
+
+#[test]
+fn data_directory_that_others_can_read_is_refused() {
+    let scenario = Scenario::new("commands-permissions");
+    let mut node = Node::init(&scenario, "primary", &[]);
+    let mode = |mode| std::fs::set_permissions(node.dir(), std::fs::Permissions::from_mode(mode)).unwrap();
+    for open in [0o755, 0o750, 0o701] {
+        mode(open);
+        let (status, why) = on(&node, "run", &["-c", "port=0"]);
+        assert_eq!(status, Some(1));
+        let says = format!("FATAL:  data directory \"{}\" has invalid permissions", node.dir().display());
+        assert!(why.contains(&says), "{why}");
+        assert!(why.contains("DETAIL:  Permissions should be u=rwx (0700)."), "{why}");
+        assert_eq!(on(&node, "status", &[]), (Some(3), "no server running".to_owned()));
+    }
+    mode(0o700);
+    node.start();
+    node.stop();
+}
+
+#[test]
+fn log_of_a_start_and_a_stop_has_the_lines_that_scripts_look_for() {
+    let scenario = Scenario::new("commands-log");
+    let mut node = Node::init(&scenario, "primary", &[]);
+    node.start();
+    let (pid, port) = (node.pid(), node.port());
+    node.stop();
+    let lines = [
+        format!("[{pid}] LOG:  starting Walship "),
+        format!("[{pid}] LOG:  listening on IPv4 address \"127.0.0.1\", port {port}"),
+        format!("[{pid}] LOG:  listening on Unix socket \"{}/.s.PGSQL.{port}\"", node.dir().display()),
+        format!("[{pid}] LOG:  database system is ready to accept connections"),
+        format!("[{pid}] LOG:  received fast shutdown request"),
+        format!("[{pid}] LOG:  aborting any active transactions"),
+        format!("[{pid}] LOG:  database system is shut down"),
+    ];
+    let log = node.log();
+    let mut rest = log.as_str();
+    for line in &lines {
+        rest = rest.split_once(line.as_str()).unwrap_or_else(|| panic!("{line:?} is missing in:\n{log}")).1;
+    }
+    assert_eq!(rest.trim_end(), "", "nothing comes after it");
 }
 
 #[test]

@@ -93,6 +93,32 @@ fn whichever_process_of_a_primary_is_killed_it_goes_on_with_all_that_was_acknowl
 }
 
 #[test]
+fn statement_of_the_killed_backend_is_in_the_log() {
+    let scenario = Scenario::new("crash-detail");
+    let mut node = node(&scenario, &[]);
+    let mut busy = node.client();
+    busy.send_query("SELECT pg_sleep(1000),\n'two lines'").unwrap();
+    let pid = busy.backend_pid;
+    let sleeps = format!("SELECT 1 FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'PgSleep'");
+    wait::until("the statement to run", || (!node.rows(&sleeps).is_empty()).then_some(()));
+    node.crash(Pid(pid));
+    let report = format!(
+        "server process (PID {pid}) was terminated by signal 9: Killed\n\
+         \tDETAIL:  Failed process was running: SELECT pg_sleep(1000),\n\t'two lines'\n"
+    );
+    assert!(node.log().contains(&report), "{}", node.log_tail());
+    // One that serves nobody has none.
+    let walwriter = node.process("walwriter");
+    node.crash(walwriter);
+    let line =
+        node.wait_log(&format!("WAL writer process (PID {walwriter}) was terminated by signal 9: Killed"));
+    let log = node.log();
+    let after = log.split_once(&line).unwrap().1;
+    assert!(!after.lines().nth(1).unwrap().contains("DETAIL"), "{}", node.log_tail());
+    node.stop();
+}
+
+#[test]
 fn whichever_process_of_a_standby_is_killed_it_follows_again() {
     let scenario = Scenario::new("crash-standby");
     let mut cluster = Cluster::start(&scenario);

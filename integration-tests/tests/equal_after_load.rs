@@ -22,7 +22,7 @@ fn both_nodes_are_equal_after_pgbench() {
 }
 
 #[test]
-fn a_standby_cloned_later_catches_up_from_the_first_segment() {
+fn a_standby_cloned_later_is_equal_too() {
     let scenario = Scenario::new("late-clone");
     let mut cluster = Cluster::start(&scenario);
     cluster.primary.query(commands::CREATE_KV);

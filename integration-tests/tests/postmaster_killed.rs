@@ -82,6 +82,13 @@ fn an_orphan_keeps_a_new_postmaster_from_starting() {
     node.wait_end();
     let why = node.try_start().expect_err("a start beside an orphan");
     assert!(why.contains("exit status: 1"), "{why}");
+    let log = node.log();
+    assert!(log.contains("FATAL:  pre-existing shared memory block is still in use"), "{log}");
+    let hint = "HINT:  Terminate any old server processes associated with data directory";
+    assert!(log.contains(hint), "{log}");
+    // Nor does somebody's removal of the file that names the dead one let a second node in.
+    std::fs::remove_file(node.dir().join("postmaster.pid")).unwrap();
+    node.try_start().expect_err("a start beside an orphan, without the file");
     process::kill(orphan, Signal::Cont).unwrap();
     wait::until("the orphan to be gone", || (!procfs::runs(orphan)).then_some(()));
     node.start();

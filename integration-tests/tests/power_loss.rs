@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use integration_tests::disk::campaign::{self, Plan, Tally};
 use integration_tests::disk::history::Rows;
@@ -34,6 +35,21 @@ fn a_node_recovers_from_every_disk_that_a_power_loss_could_leave() {
     }
     let images: u64 = seeds(&[1, 2]).into_iter().map(|seed| run(seed, 1, 8).images).sum();
     assert!(images > 8, "{images}");
+}
+
+#[test]
+fn a_data_directory_whose_parents_are_new_is_found_after_a_power_loss() {
+    if let Some(why) = recorder::unavailable() {
+        return skip(&why);
+    }
+    let scenario = Scenario::new("new-parents");
+    let scope = scenario.path("scope");
+    fs::create_dir(&scope).unwrap();
+    let mut disk = Disk::new(&read_tree(&scope).unwrap());
+    let trace = recorder::init(&scope.join("a/b/data"), &scope, &scenario.path("init.trace")).unwrap();
+    disk.live(&trace, &scope).unwrap();
+    let left = Image::of(&disk, Survival::Nothing).files;
+    assert!(left.contains_key(Path::new("a/b/data/control")), "{:?}", left.keys());
 }
 
 #[test]

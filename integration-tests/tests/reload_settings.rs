@@ -40,6 +40,16 @@ const CASES: &[Case] = &[
         wal_writer_flush_after,
     ),
     ("checkpoint_timeout", "checkpoint_timeout = '1d'", checkpoint_timeout),
+    ("log_checkpoints", "log_checkpoints = false", log_checkpoints),
+    (
+        "max_slot_wal_keep_size",
+        "checkpoint_timeout = '1d'\nwal_keep_size = 0\nmax_wal_size = '2MB'",
+        max_slot_wal_keep_size,
+    ),
+    ("primary_slot_name", "", primary_slot_name),
+    ("wal_receiver_create_temp_slot", "", wal_receiver_create_temp_slot),
+    ("max_wal_size", "checkpoint_timeout = '1d'", max_wal_size),
+    ("wal_keep_size", "checkpoint_timeout = '1d'\nwal_keep_size = -1", wal_keep_size),
     ("state_wal_limit", "state_wal_limit = '1GB'", state_wal_limit),
     ("primary_conninfo", "", primary_conninfo),
     ("restart_after_crash", "", restart_after_crash),
@@ -53,6 +63,9 @@ const CASES: &[Case] = &[
     ),
     ("log_min_messages", "", log_min_messages),
     ("log_replication_commands", "", log_replication_commands),
+    ("recovery_min_apply_delay", "recovery_min_apply_delay = '1h'", recovery_min_apply_delay),
+    ("sync_wait_warning", "sync_wait_warning = '1h'", sync_wait_warning),
+    ("synchronous_standby_names", "", synchronous_standby_names),
     ("write_statement_timeout", "write_statement_timeout = '10min'", write_statement_timeout),
 ];
 
@@ -184,6 +197,117 @@ fn checkpoint_timeout(cluster: &mut Cluster) {
         cluster.wait_caught_up();
         soon("a checkpoint", || {
             written(&cluster.primary) > before[0] && written(&cluster.standby) > before[1]
+        });
+    }
+}
+
+fn log_checkpoints(cluster: &mut Cluster) {
+    for (node, complete) in [
+        (&cluster.primary, "LOG:  checkpoint complete: "),
+        (&cluster.standby, "LOG:  restartpoint complete: "),
+    ] {
+        node.query("CHECKPOINT");
+        assert!(!node.log().contains(complete));
+        node.reload("log_checkpoints = true");
+        node.query("CHECKPOINT");
+        assert!(node.log().contains(complete), "{}", node.log_tail());
+    }
+}
+
+fn max_wal_size(cluster: &mut Cluster) {
+    cluster.primary.query("CREATE TABLE t(x)");
+    let mut client = cluster.primary.client();
+    for node in [&cluster.primary, &cluster.standby] {
+        node.reload("checkpoint_timeout = '1d'\nmax_wal_size = '4MB'");
+    }
+    for _ in 0..60 {
+        client.query("INSERT INTO t VALUES (hex(randomblob(50000)))").unwrap();
+    }
+    for (node, starting) in [
+        (&cluster.primary, "LOG:  checkpoint starting: wal"),
+        (&cluster.standby, "LOG:  restartpoint starting: wal"),
+    ] {
+        soon("a checkpoint", || node.log().contains(starting));
+    }
+}
+
+fn max_slot_wal_keep_size(cluster: &mut Cluster) {
+    for node in [&cluster.primary, &cluster.standby] {
+        node.query("SELECT pg_create_physical_replication_slot('idle', true)");
+    }
+    for _ in 0..4 {
+        cluster.primary.query("SELECT pg_logical_emit_message(true, 'a', 'something to switch behind')");
+        cluster.primary.query("SELECT pg_switch_wal()");
+    }
+    let settings = "checkpoint_timeout = '1d'\nwal_keep_size = 0\nmax_wal_size = '2MB'";
+    let status = |node: &Node| node.value("SELECT wal_status FROM pg_replication_slots");
+    for node in [&cluster.primary, &cluster.standby] {
+        // A restart point goes as far as the last checkpoint that was replayed.
+        soon("redo to follow", || {
+            cluster.primary.query("CHECKPOINT");
+            cluster.wait_caught_up();
+            node.query("CHECKPOINT");
+            assert_eq!(status(node), "extended");
+            node.log().contains("holds back")
+        });
+        node.reload(&format!("{settings}\nmax_slot_wal_keep_size = '1MB'"));
+        soon("the slot to be lost", || {
+            cluster.primary.query("CHECKPOINT");
+            cluster.wait_caught_up();
+            node.query("CHECKPOINT");
+            status(node) == "lost"
+        });
+    }
+}
+
+/// The names of the slots that are in use on the primary.
+fn slots_in_use(cluster: &Cluster) -> Vec<String> {
+    cluster.primary.rows("SELECT slot_name FROM pg_replication_slots WHERE active").concat()
+}
+
+fn primary_slot_name(cluster: &mut Cluster) {
+    let walreceiver = cluster.standby.process("walreceiver");
+    for name in ["one", "two"] {
+        cluster.primary.query(&format!("SELECT pg_create_physical_replication_slot('{name}')"));
+        cluster.standby.reload(&format!("primary_slot_name = '{name}'"));
+        soon("the standby to use its slot", || slots_in_use(cluster) == [name]);
+    }
+    cluster.standby.wait_log("WAL receiver process shutdown requested");
+    assert_ne!(cluster.standby.process("walreceiver"), walreceiver);
+    cluster.standby.reload("primary_slot_name = 'no-name'");
+    cluster.standby.wait_log("FATAL:  invalid value for parameter \"primary_slot_name\"");
+    cluster.standby.reload("");
+    soon("the standby to stream without a slot", || {
+        slots_in_use(cluster).is_empty()
+            && !cluster.primary.rows("SELECT 1 FROM pg_stat_replication").is_empty()
+    });
+}
+
+fn wal_receiver_create_temp_slot(cluster: &mut Cluster) {
+    cluster.standby.reload("wal_receiver_create_temp_slot = true");
+    soon("the standby to use a slot", || {
+        slots_in_use(cluster).first().is_some_and(|name| name.starts_with("pg_walreceiver_"))
+    });
+    cluster.standby.reload("wal_receiver_create_temp_slot = false");
+    soon("the slot to go", || slots_in_use(cluster).is_empty());
+    cluster.wait_streaming();
+}
+
+fn wal_keep_size(cluster: &mut Cluster) {
+    for node in [&cluster.primary, &cluster.standby] {
+        let first = node.dir().join("pg_wal/000000010000000000000001");
+        for _ in 0..3 {
+            cluster.primary.query("SELECT pg_logical_emit_message(true, 'a', 'something to switch behind')");
+            cluster.primary.query("SELECT pg_switch_wal()");
+        }
+        cluster.primary.query("CHECKPOINT");
+        cluster.wait_caught_up();
+        node.query("CHECKPOINT");
+        assert!(first.exists());
+        node.reload("checkpoint_timeout = '1d'\nwal_keep_size = 0");
+        soon("the first segment to go", || {
+            node.query("CHECKPOINT");
+            !first.exists()
         });
     }
 }
@@ -349,4 +473,43 @@ fn write_statement_timeout(cluster: &mut Cluster) {
     );
     assert_eq!(error.sqlstate, "57014");
     assert!(clock::now().saturating_since(began) < SOON);
+}
+
+fn recovery_min_apply_delay(cluster: &mut Cluster) {
+    let Cluster { primary, standby } = cluster;
+    primary.query("CREATE TABLE t(x)");
+    let applies_late = "SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup'";
+    wait::until("the table to be held back", || {
+        (standby.value(applies_late) == "RecoveryApplyDelay").then_some(())
+    });
+    standby.reload("");
+    soon("the table to be there", || standby.try_client().unwrap().query("SELECT * FROM t").is_ok());
+}
+
+fn sync_wait_warning(cluster: &mut Cluster) {
+    let node = &cluster.primary;
+    node.query("CREATE TABLE t(x)");
+    node.reload("synchronous_standby_names = 'other'\nsync_wait_warning = '1h'");
+    let mut client = node.client();
+    client.send_query("INSERT INTO t VALUES (1)").unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    wait::until("the commit to wait", || (node.value(waits) == "1").then_some(()));
+    node.reload("synchronous_standby_names = 'other'\nsync_wait_warning = '10ms'");
+    soon("the log to say so", || node.log().contains("\"other\" is not connected"));
+    client.cancel().unwrap();
+    assert!(client.read_answer().unwrap().error.is_none());
+    node.reload("");
+}
+
+fn synchronous_standby_names(cluster: &mut Cluster) {
+    let node = &cluster.primary;
+    node.query("CREATE TABLE t(x)");
+    node.reload("synchronous_standby_names = 'other'");
+    let mut client = node.client();
+    client.send_query("INSERT INTO t VALUES (1)").unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    soon("the commit to wait", || node.value(waits) == "1");
+    node.reload("synchronous_standby_names = 'standby'");
+    assert_eq!(client.read_answer().unwrap().tags, ["INSERT 0 1"]);
+    node.reload("");
 }

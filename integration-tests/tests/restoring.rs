@@ -64,8 +64,9 @@ fn wait_rows(standby: &Node, rows: u32) {
 #[test]
 fn standby_follows_from_the_archive_alone() {
     let (archive, mut primary) = Archive::new("restore-alone");
-    archive.archive_row(&primary, 1);
     let mut standby = archive.standby(&primary, &format!("{COPY} && echo %f %p %r >> ../asked"));
+    // The clone ended with its segment: this is in the next.
+    archive.archive_row(&primary, 1);
     standby.set("primary_conninfo=");
     standby.start();
     wait_rows(&standby, 1);
@@ -74,11 +75,11 @@ fn standby_follows_from_the_archive_alone() {
         wait_rows(&standby, id);
     }
     assert!(!standby.log().contains("started streaming"), "{}", standby.log_tail());
-    standby.wait_log("restored log file \"000000010000000000000001\" from archive");
+    standby.wait_log("restored log file \"000000010000000000000002\" from archive");
     let asked = fs::read_to_string(archive.scenario.path("asked")).unwrap();
     assert_eq!(
         asked.lines().next().unwrap(),
-        "000000010000000000000001 pg_wal/RECOVERYXLOG 000000010000000000000001"
+        "000000010000000000000002 pg_wal/RECOVERYXLOG 000000010000000000000001"
     );
     // What was restored is a part of the log, byte for byte, and has its status.
     for entry in fs::read_dir(&archive.dir).unwrap() {
@@ -172,8 +173,8 @@ fn hanging_restore_command_holds_up_neither_readers_nor_a_stop() {
 #[test]
 fn command_that_cannot_be_run_and_a_file_that_is_too_long_are_fatal() {
     let (archive, mut primary) = Archive::new("restore-fatal");
-    let name = archive.archive_row(&primary, 1).file_name().unwrap().to_str().unwrap().to_owned();
     let mut standby = archive.standby(&primary, "no-such-command-anywhere %f %p");
+    let name = archive.archive_row(&primary, 1).file_name().unwrap().to_str().unwrap().to_owned();
     standby.spawn();
     assert_eq!(standby.wait_end(), Some(1));
     standby.wait_log(&format!("FATAL:  could not restore file \"{name}\" from archive: command not found"));
@@ -194,13 +195,13 @@ fn command_that_cannot_be_run_and_a_file_that_is_too_long_are_fatal() {
 #[test]
 fn damaged_file_in_the_archive_is_streamed_instead() {
     let (archive, primary) = Archive::new("restore-damaged");
+    let mut standby = archive.standby(&primary, COPY);
     let path = archive.archive_row(&primary, 1);
     let mut bytes = fs::read(&path).unwrap();
     // In the middle of the row.
     let at = bytes.windows(100).position(|window| window == [b'f'; 100]).unwrap() + 5000;
     bytes[at] = b'g';
     fs::write(&path, bytes).unwrap();
-    let mut standby = archive.standby(&primary, COPY);
     standby.start();
     wait_rows(&standby, 1);
     let log = standby.log();
