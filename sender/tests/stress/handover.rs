@@ -11,6 +11,7 @@ use sender::recovery_state::{Waited, wait_applied};
 use sender::requests::asked::{Answered, Asked};
 use sender::requests::desk::Desk;
 use sender::sync_rep::{self, Awaited, Confirmation};
+use sys::clock;
 use sys::process::ExitStatus;
 use sys::signal::Signal;
 use wal::lsn::Lsn;
@@ -142,6 +143,20 @@ fn answer_requests(test: &TestNode, me: Me) -> i32 {
     }
 }
 
+/// Goes on with what was asked until it waits in `midst`; false: the answer was whole before that was seen.
+fn stands_in_the_midst(me: Me, asked: &mut Asked<'_>, midst: WaitEvent) -> bool {
+    loop {
+        me.latch().reset();
+        if asked.progress().is_some() {
+            return false;
+        }
+        if asked.wait_event() == midst {
+            return true;
+        }
+        assert!(ipc::wait_latch(&me, Some(DEADLINE), midst).unwrap(), "nobody wakes {asked:?}");
+    }
+}
+
 /// Two sessions are stopped in the midst of a large request and of a large answer, and one is killed: the others are served,
 /// what the stopped ones wait for is whole when they go on, and nothing is kept for the dead one.
 pub(crate) fn session_that_stands_still_in_the_midst_delays_nobody() {
@@ -153,36 +168,37 @@ pub(crate) fn session_that_stands_still_in_the_midst_delays_nobody() {
     let test = TestNode::start(&sender::datadir::DataDir::new(dir.path().join("data")), 4);
     let writer = test.child(ProcNumber::STARTUP, BackendType::Startup, |me| answer_requests(&test, me));
     let mover = test.child(ProcNumber::WAL_WRITER, BackendType::WalWriter, |me| move_the_horizon(&test, me));
-    // A number whose answer `answer_requests` makes larger than a ring.
-    let large_answer =
-        (1..).map(|round| round * 25).find(|number| 16 + number * 3637 % LARGE > LARGE / 2).unwrap();
+    // Numbers whose answers `answer_requests` makes larger than a ring.
+    let large_answers = (1..).map(|round| round * 25).filter(|number| 16 + number * 3637 % LARGE > LARGE / 2);
     let in_the_midst = |index: usize, stop: Option<Signal>| {
+        let mut large_answers = large_answers.clone();
         test.backend(index, move |me| {
             let own = u64::from(me.number().0);
             let sends = index != TAKES;
-            let number = if sends { 1 } else { large_answer };
-            let request = stamped(own, number, if sends { LARGE as usize } else { 100 });
-            let mut asked = test.node.requests.submit(me, &request, None);
             let midst = if sends { WaitEvent::MessageQueueSend } else { WaitEvent::MessageQueueReceive };
+            // A writer that is quick enough leaves no moment at which a request is half way: another one, then.
             loop {
-                me.latch().reset();
-                assert!(asked.progress().is_none());
-                if asked.wait_event() == midst {
-                    break;
+                let number = if sends { 1 } else { large_answers.next().unwrap() };
+                let request = stamped(own, number, if sends { LARGE as usize } else { 100 });
+                let mut asked = test.node.requests.submit(me, &request, None);
+                if !stands_in_the_midst(me, &mut asked, midst) {
+                    continue;
                 }
-                ipc::wait_latch(&me, Some(DEADLINE), midst).unwrap();
+                test.board.arrived.fetch_add(1, Ordering::AcqRel);
+                if let Some(signal) = stop {
+                    sys::process::kill(sys::process::current_pid(), signal).unwrap();
+                }
+                assert!(wait_for_answer(me, own, number, &mut asked, u64::MAX).is_some());
+                return;
             }
-            test.board.arrived.fetch_add(1, Ordering::AcqRel);
-            if let Some(signal) = stop {
-                sys::process::kill(sys::process::current_pid(), signal).unwrap();
-            }
-            assert!(wait_for_answer(me, own, number, &mut asked, u64::MAX).is_some());
         })
     };
     let sends = in_the_midst(SENDS, Some(Signal::Stop));
     let takes = in_the_midst(TAKES, Some(Signal::Stop));
     let dies = in_the_midst(DIES, Some(Signal::Kill));
+    let patience = clock::now().saturating_add(DEADLINE);
     while test.board.arrived.load(Ordering::Acquire) < 3 {
+        assert!(clock::now() < patience, "a session doesn't come to the midst of its request");
         pass(Duration::from_millis(1));
     }
     assert_eq!(dies.join("the killed session"), ExitStatus::Signaled(9));
