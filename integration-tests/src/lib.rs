@@ -44,6 +44,7 @@ pub mod programs;
 pub mod proxy;
 pub mod random;
 pub mod recovery_benchmark;
+pub mod rounds;
 pub mod scenario;
 pub mod shim;
 pub mod small_disk;

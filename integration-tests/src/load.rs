@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 
 use crate::client::{Client, ClientError};
+use crate::cluster::Cluster;
 use crate::node::Node;
+use crate::scenario::Scenario;
 
 /// The table that the load writes to.
 pub const CREATE_TABLE: &str = "CREATE TABLE acked(id integer PRIMARY KEY, client integer, filler text)";
@@ -114,6 +116,31 @@ impl Load {
     pub fn disconnect(&mut self) {
         self.clients.clear();
     }
+}
+
+/// A primary whose small segments hold 100 rounds of a load of eight clients, who are still connected.
+pub fn on_primary(scenario: &Scenario, settings: &[&str]) -> (Node, Load) {
+    let mut node = Node::init(scenario, "primary", &["--wal-segsize", "1MB"]);
+    settings.iter().for_each(|setting| node.set(setting));
+    node.start();
+    node.query(CREATE_TABLE);
+    let mut load = Load::new(8);
+    load.connect(&node);
+    load.rounds(100);
+    (node, load)
+}
+
+/// A primary and a standby that has all of the load's rows, both stopped.
+pub fn on_stopped_pair(scenario: &Scenario) -> (Cluster, Load) {
+    let mut cluster = Cluster::start(scenario);
+    cluster.primary.query(CREATE_TABLE);
+    let mut load = Load::new(4);
+    load.connect(&cluster.primary);
+    load.rounds(30);
+    load.disconnect();
+    cluster.wait_caught_up();
+    cluster.stop();
+    (cluster, load)
 }
 
 /// Inserts one row and says whether that was acknowledged.

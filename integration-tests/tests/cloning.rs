@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use integration_tests::cluster::Cluster;
 use integration_tests::commands::{Said, finish};
-use integration_tests::load::{self, Load};
+use integration_tests::load;
 use integration_tests::node::{Node, Role};
 use integration_tests::programs;
 use integration_tests::scenario::Scenario;
@@ -19,18 +19,6 @@ use integration_tests::small_disk::SmallDisk;
 use integration_tests::wait;
 use sys::process::{self, Pid};
 use sys::signal::Signal;
-
-fn primary(scenario: &Scenario) -> (Node, Load) {
-    let mut node = Node::init(scenario, "primary", &["--wal-segsize", "1MB"]);
-    node.set("wal_keep_size=0");
-    node.start();
-    node.query(load::CREATE_TABLE);
-    let mut load = Load::new(8);
-    load.connect(&node);
-    load.rounds(100);
-    (node, load)
-}
-
 fn spawn_clone(scenario: &Scenario, name: &str, upstream: &Node, arguments: &[&str]) -> Child {
     let mut command = Command::new(programs::walship("standby"));
     command
@@ -68,7 +56,7 @@ fn assert_failed(said: &Said, message: &str) {
 #[test]
 fn a_clone_under_load_is_equal_also_when_old_log_is_gone() {
     let scenario = Scenario::new("clone-load");
-    let (primary, mut load) = primary(&scenario);
+    let (primary, mut load) = load::on_primary(&scenario, &["wal_keep_size=0"]);
     for _ in 0..3 {
         primary.query("SELECT pg_switch_wal()");
         load.rounds(20);
@@ -105,7 +93,7 @@ fn a_clone_under_load_is_equal_also_when_old_log_is_gone() {
 #[test]
 fn a_slot_keeps_the_log_from_the_clone_on() {
     let scenario = Scenario::new("clone-slot");
-    let (primary, mut load) = primary(&scenario);
+    let (primary, mut load) = load::on_primary(&scenario, &["wal_keep_size=0"]);
     let missing = finish(spawn_clone(&scenario, "standby", &primary, &["--slot", "s"]));
     assert_failed(&missing, "replication slot \"s\" does not exist\nHINT:  Make it with --create-slot.");
     let made = finish(spawn_clone(&scenario, "standby", &primary, &["--slot", "s", "--create-slot"]));
@@ -139,7 +127,7 @@ fn a_slot_keeps_the_log_from_the_clone_on() {
 #[test]
 fn a_killed_clone_leaves_what_does_not_start_and_says_so() {
     let scenario = Scenario::new("clone-killed");
-    let (mut primary, mut load) = primary(&scenario);
+    let (mut primary, mut load) = load::on_primary(&scenario, &["wal_keep_size=0"]);
     let mut child = slow_clone(&scenario, "standby", &primary);
     child.kill().unwrap();
     child.wait().unwrap();
@@ -173,7 +161,7 @@ fn a_killed_clone_leaves_what_does_not_start_and_says_so() {
 #[test]
 fn a_clone_whose_upstream_ends_it_leaves_nothing() {
     let scenario = Scenario::new("clone-upstream");
-    let (mut primary, mut load) = primary(&scenario);
+    let (mut primary, mut load) = load::on_primary(&scenario, &["wal_keep_size=0"]);
     load.disconnect();
 
     let child = slow_clone(&scenario, "terminated", &primary);
@@ -208,7 +196,7 @@ fn a_clone_whose_upstream_ends_it_leaves_nothing() {
 #[test]
 fn a_slow_backup_is_seen_to_wait_and_keeps_the_log_that_it_needs() {
     let scenario = Scenario::new("clone-slow");
-    let (mut primary, mut load) = primary(&scenario);
+    let (mut primary, mut load) = load::on_primary(&scenario, &["wal_keep_size=0"]);
     let mut child = slow_clone(&scenario, "standby", &primary);
     let walsender = backup_walsender(&primary);
     wait::until("the backup to wait for its rate", || {
@@ -272,7 +260,7 @@ fn a_full_disk_on_either_side_ends_the_clone_and_nothing_else() {
 #[test]
 fn what_can_be_told_beforehand_is() {
     let scenario = Scenario::new("clone-refused");
-    let (mut primary, mut load) = primary(&scenario);
+    let (mut primary, mut load) = load::on_primary(&scenario, &["wal_keep_size=0"]);
     load.disconnect();
     let dir = scenario.path("occupied");
     fs::create_dir(&dir).unwrap();

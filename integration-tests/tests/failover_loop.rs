@@ -5,8 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use integration_tests::failover::{self, Plan};
+use integration_tests::failover;
 use integration_tests::random::seeds;
+use integration_tests::rounds::Plan;
 
 #[test]
 fn failovers_lose_nothing_that_was_acknowledged_or_seen() {

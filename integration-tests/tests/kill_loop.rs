@@ -5,8 +5,8 @@
 
 use std::io;
 
-use integration_tests::kills::{self, Plan};
-use integration_tests::random;
+use integration_tests::rounds::Plan;
+use integration_tests::{kills, random};
 
 const ROUNDS: u64 = 60;
 

@@ -44,18 +44,6 @@ fn verify(directory: &Path, arguments: &[&str]) {
     assert_eq!(said, "backup successfully verified\n", "pg_verifybackup {arguments:?}");
     assert!(output.status.success());
 }
-
-fn primary(scenario: &Scenario, settings: &[&str]) -> (Node, Load) {
-    let mut node = Node::init(scenario, "primary", &["--wal-segsize", "1MB"]);
-    settings.iter().for_each(|setting| node.set(setting));
-    node.start();
-    node.query(load::CREATE_TABLE);
-    let mut load = Load::new(8);
-    load.connect(&node);
-    load.rounds(100);
-    (node, load)
-}
-
 /// Runs the copy as a standby and compares it with the primary.
 fn run_standby(scenario: &Scenario, name: &str, primary: Node, load: &Load) -> Node {
     let mut standby = Node::at(scenario, name, Role::Standby);
@@ -70,7 +58,7 @@ fn run_standby(scenario: &Scenario, name: &str, primary: Node, load: &Load) -> N
 #[test]
 fn a_standby_starts_from_every_variant() {
     let scenario = Scenario::new("pg-basebackup");
-    let (mut node, mut load) = primary(&scenario, &[]);
+    let (mut node, mut load) = load::on_primary(&scenario, &[]);
     let variants: [(&str, &[&str]); 7] = [
         ("fetch", &["-X", "fetch", "-R", "-P", "-v"]),
         ("stream", &["-X", "stream", "-R"]),
@@ -119,7 +107,7 @@ fn unpack(target: &Path) {
 #[test]
 fn a_standby_is_a_source_as_good_as_the_primary() {
     let scenario = Scenario::new("pg-basebackup-standby");
-    let (node, mut load) = primary(&scenario, &[]);
+    let (node, mut load) = load::on_primary(&scenario, &[]);
     let mut source = Node::clone_of(&scenario, "source", &node);
     source.start();
     let target = scenario.path("copy");
@@ -139,7 +127,7 @@ fn a_standby_is_a_source_as_good_as_the_primary() {
 #[test]
 fn a_primary_starts_from_a_backup_with_its_log_and_not_from_one_without() {
     let scenario = Scenario::new("pg-basebackup-restore");
-    let (mut node, mut load) = primary(&scenario, &[]);
+    let (mut node, mut load) = load::on_primary(&scenario, &[]);
     load.rounds(50);
     let acknowledged: Vec<u64> = load.acknowledged.iter().copied().collect();
     backup(&node, &mut load, &scenario.path("restored"), &["-X", "fetch"]);
@@ -177,7 +165,7 @@ fn a_backup_waits_for_the_archive_when_told_to() {
     let archive = scenario.path("archive");
     fs::create_dir(&archive).unwrap();
     let command = format!("archive_command=cp %p {}/%f", archive.display());
-    let (mut node, mut load) = primary(&scenario, &["archive_mode=on", &command]);
+    let (mut node, mut load) = load::on_primary(&scenario, &["archive_mode=on", &command]);
     let target = scenario.path("copy");
     // Without log: pg_basebackup has the server wait until the archive has it.
     let said = backup(&node, &mut load, &target, &["-X", "none", "-R", "-v"]);
@@ -204,7 +192,7 @@ fn a_backup_waits_for_the_archive_when_told_to() {
 #[test]
 fn settings_travel_but_for_those_of_one_node() {
     let scenario = Scenario::new("pg-basebackup-settings");
-    let (mut node, mut load) = primary(&scenario, &[]);
+    let (mut node, mut load) = load::on_primary(&scenario, &[]);
     node.configure("# mine\nport = 5999\nwal_sender_timeout = '77s'\nlisten_addresses = '127.0.0.1'");
     let target = scenario.path("copy");
     backup(&node, &mut load, &target, &["-X", "fetch", "-R"]);

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use integration_tests::commands::{Said, finish, postgres_command};
+use integration_tests::log_surgery::Log;
 use integration_tests::node::Node;
 use integration_tests::scenario::Scenario;
 use wal::lsn::Lsn;
@@ -111,10 +112,7 @@ fn pg_receivewal_begins_where_its_slot_keeps_the_log_from() {
     stream_to(&node, &fresh, "test", &upto).assert_success("a stream from the slot");
     let names = received(&fresh);
     assert!(names.len() >= 3, "{names:?}");
-    assert!(
-        names[0].starts_with(&format!("00000001{:016X}", restart.0 >> 20)),
-        "{names:?} from {restart} on"
-    );
+    assert!(names[0].starts_with(&Log::segment(restart)), "{names:?} from {restart} on");
 
     // Resumed where the files end.
     (0..2).for_each(|_| fill(&node));

@@ -173,14 +173,7 @@ fn copy_of(scenario: &Scenario, original: &Node, name: &str) -> Node {
 #[test]
 fn crash_at_any_moment_of_a_promotion_leaves_a_standby_or_a_primary() {
     let scenario = Scenario::in_memory("promotion-crash");
-    let mut cluster = Cluster::start(&scenario);
-    cluster.primary.query(load::CREATE_TABLE);
-    let mut load = Load::new(4);
-    load.connect(&cluster.primary);
-    load.rounds(30);
-    load.disconnect();
-    cluster.wait_caught_up();
-    cluster.stop();
+    let (cluster, load) = load::on_stopped_pair(&scenario);
     let mut random = Random::new(random::seeds(&[5])[0]);
     for round in 0..5 {
         let mut node = copy_of(&scenario, &cluster.standby, &format!("copy{round}"));
@@ -220,14 +213,7 @@ const STEPS: [(Site, bool, bool); 6] = [
 #[test]
 fn kill_at_every_step_of_a_promotion_leaves_what_the_step_says() {
     let scenario = Scenario::in_memory("promotion-steps");
-    let mut cluster = Cluster::start(&scenario);
-    cluster.primary.query(load::CREATE_TABLE);
-    let mut load = Load::new(4);
-    load.connect(&cluster.primary);
-    load.rounds(30);
-    load.disconnect();
-    cluster.wait_caught_up();
-    cluster.stop();
+    let (cluster, load) = load::on_stopped_pair(&scenario);
     for (site, standby_before, standby_after) in STEPS {
         for (moment, is_standby) in [(Moment::Before, standby_before), (Moment::After, standby_after)] {
             let mut node = copy_of(&scenario, &cluster.standby, "copy");

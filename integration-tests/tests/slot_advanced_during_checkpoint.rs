@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use integration_tests::disk::recorder;
+use integration_tests::log_surgery::Log;
 use integration_tests::node::Node;
 use integration_tests::procfs;
 use integration_tests::scenario::{Scenario, skip};
@@ -29,7 +30,7 @@ fn fill(node: &Node, segments: usize) {
 }
 
 fn segment(node: &Node, at: Lsn) -> PathBuf {
-    node.dir().join("pg_wal").join(format!("00000001{:016X}", at.0 >> 20))
+    node.dir().join("pg_wal").join(Log::segment(at))
 }
 
 /// Makes each fsync of the process take half a second longer.

@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use integration_tests::client::Client;
 use integration_tests::disk::recorder;
+use integration_tests::log_surgery::Log;
 use integration_tests::node::Node;
 use integration_tests::procfs;
 use integration_tests::scenario::{Scenario, skip};
@@ -160,7 +161,7 @@ fn slot_that_moves_finds_its_log_when_the_checkpointer_is_killed() {
             let now = restart(node);
             assert!(now >= last, "{now} after {last}: {when}");
             last = now;
-            let name = format!("00000001{:016X}", now.0 >> 20);
+            let name = Log::segment(now);
             assert!(node.dir().join("pg_wal").join(&name).exists(), "{name} is needed: {when}");
             assert_ne!(node.value("SELECT wal_status FROM pg_replication_slots"), "lost", "{when}");
         },

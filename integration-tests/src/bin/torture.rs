@@ -4,12 +4,13 @@
 //! `cargo run --release -p integration-tests --bin torture -- kill --rounds 1000 --seed 1`
 //! `cargo run --release -p integration-tests --bin torture -- failover --rounds 300 --seed 1`
 
-use std::io;
 use std::process::ExitCode;
+use std::{fmt, io};
 
 use clap::{Parser, Subcommand};
-use integration_tests::disk::campaign::{self, Plan};
+use integration_tests::disk::campaign;
 use integration_tests::disk::recorder;
+use integration_tests::rounds::{Failure, Plan};
 use integration_tests::{failover, kills, programs};
 
 #[derive(Debug, Parser)]
@@ -58,9 +59,11 @@ fn main() -> ExitCode {
     let torture = Options::parse().torture;
     programs::build();
     let failure = match torture {
-        Torture::Images { seed, workloads, images } => run_images(&Plan { seed, workloads, images }),
-        Torture::Failover { rounds, seed } => run_failovers(&failover::Plan { seed, rounds }),
-        Torture::Kill { rounds, seed } => run_kills(&kills::Plan { seed, rounds }),
+        Torture::Images { seed, workloads, images } => {
+            run_images(&campaign::Plan { seed, workloads, images })
+        }
+        Torture::Failover { rounds, seed } => tell(failover::run(&Plan { seed, rounds }, &mut io::stdout())),
+        Torture::Kill { rounds, seed } => tell(kills::run(&Plan { seed, rounds }, &mut io::stdout())),
     };
     match failure {
         None => ExitCode::SUCCESS,
@@ -71,7 +74,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_images(plan: &Plan) -> Option<String> {
+fn run_images(plan: &campaign::Plan) -> Option<String> {
     if let Some(why) = recorder::unavailable() {
         return Some(format!("{why}; integration-tests/install installs it"));
     }
@@ -79,19 +82,8 @@ fn run_images(plan: &Plan) -> Option<String> {
 }
 
 #[allow(clippy::print_stdout, reason = "the summary is what the run is for")]
-fn run_failovers(plan: &failover::Plan) -> Option<String> {
-    match failover::run(plan, &mut io::stdout()) {
-        Ok(tally) => {
-            print!("{tally}");
-            None
-        }
-        Err(failure) => Some(failure.to_string()),
-    }
-}
-
-#[allow(clippy::print_stdout, reason = "the summary is what the run is for")]
-fn run_kills(plan: &kills::Plan) -> Option<String> {
-    match kills::run(plan, &mut io::stdout()) {
+fn tell<T: fmt::Display>(result: Result<T, Box<Failure>>) -> Option<String> {
+    match result {
         Ok(tally) => {
             print!("{tally}");
             None

@@ -16,7 +16,6 @@ mod clients;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use sys::clock;
@@ -28,17 +27,9 @@ use self::clients::Clients;
 use crate::digest;
 use crate::node::{Node, Role};
 use crate::random::Random;
+use crate::rounds::{self, Failure, Plan};
 use crate::scenario::Scenario;
 use crate::{procfs, wait};
-
-/// What to run.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// Everything that is drawn follows from it.
-    pub seed: u64,
-    /// How many rounds.
-    pub rounds: u64,
-}
 
 /// What was done.
 #[derive(Clone, Debug, Default)]
@@ -70,45 +61,25 @@ impl fmt::Display for Tally {
     }
 }
 
-/// A round that failed.
-#[derive(Debug)]
-pub struct Failure {
-    /// Of the run.
-    pub seed: u64,
-    /// Which round, from 1.
-    pub round: u64,
-    /// What was wrong.
-    pub what: String,
-    /// Where everything is left.
-    pub directory: PathBuf,
-}
+impl rounds::Tally for Tally {
+    fn rounds(&self) -> u64 {
+        self.rounds
+    }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failure { seed, round, what, directory } = self;
-        write!(f, "seed {seed}, round {round}: {what}\nLeft in {}", directory.display())
+    fn end(&mut self, time: Duration) {
+        self.time = time;
     }
 }
 
 /// Runs the plan, with a line per round; stops at the first failure.
 pub fn run(plan: &Plan, out: &mut dyn Write) -> Result<Tally, Box<Failure>> {
-    let scenario = Scenario::new("failover");
-    let begin = clock::now();
-    let mut tally = Tally::default();
-    let result = Trio::start(&scenario, plan.seed).and_then(|mut trio| {
+    rounds::run("failover", plan, |scenario, tally: &mut Tally| {
+        let mut trio = Trio::start(scenario, plan.seed)?;
         while tally.rounds < plan.rounds {
-            trio.round(&mut tally, out)?;
+            trio.round(tally, out)?;
         }
         Ok(())
-    });
-    tally.time = clock::now().saturating_since(begin);
-    match result {
-        Ok(()) => Ok(tally),
-        Err(what) => {
-            let (seed, round) = (plan.seed, tally.rounds + 1);
-            Err(Box::new(Failure { seed, round, what, directory: scenario.keep() }))
-        }
-    }
+    })
 }
 
 /// How a primary is lost.

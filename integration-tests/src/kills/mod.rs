@@ -21,7 +21,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use failpoint::Point;
@@ -31,6 +30,7 @@ use self::deed::Deed;
 use self::ledger::{AHEAD_MAX, Ledger};
 use self::pair::Pair;
 use crate::random::Random;
+use crate::rounds::{self, Failure, Plan};
 use crate::scenario::Scenario;
 use crate::wait;
 
@@ -38,15 +38,6 @@ use crate::wait;
 const WHOLE_LOG: u64 = 25;
 /// Within this time after the statements were sent something is done. They take about as long.
 const DELAY_MAX: Duration = Duration::from_millis(60);
-
-/// What to run.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// Everything that is drawn follows from it.
-    pub seed: u64,
-    /// How many rounds.
-    pub rounds: u64,
-}
 
 /// What was done.
 #[derive(Clone, Debug, Default)]
@@ -88,50 +79,24 @@ impl fmt::Display for Tally {
     }
 }
 
-/// A round that failed.
-#[derive(Debug)]
-pub struct Failure {
-    /// Of the run.
-    pub seed: u64,
-    /// Which round, from 1.
-    pub round: u64,
-    /// What was wrong.
-    pub what: String,
-    /// Where everything is left.
-    pub directory: PathBuf,
-}
+impl rounds::Tally for Tally {
+    fn rounds(&self) -> u64 {
+        self.rounds
+    }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failure { seed, round, what, directory } = self;
-        write!(
-            f,
-            "seed {seed}, round {round}: {what}\nLeft in {} (what was done: deeds). Again: torture kill --rounds {round} \
-             --seed {seed}",
-            directory.display()
-        )
+    fn end(&mut self, time: Duration) {
+        self.time = time;
     }
 }
 
 /// Runs the plan, with a line per round; stops at the first failure.
 pub fn run(plan: &Plan, out: &mut dyn Write) -> Result<Tally, Box<Failure>> {
-    let scenario = Scenario::new("kills");
-    let begin = clock::now();
-    let mut tally = Tally::default();
-    let result = Run::new(&scenario, plan.seed).and_then(|mut run| {
-        while tally.rounds < plan.rounds {
-            run.round(&mut tally, out)?;
-        }
-        run.end()
-    });
-    tally.time = clock::now().saturating_since(begin);
-    match result {
-        Ok(()) => Ok(tally),
-        Err(what) => {
-            let (seed, round) = (plan.seed, tally.rounds + 1);
-            Err(Box::new(Failure { seed, round, what, directory: scenario.keep() }))
-        }
-    }
+    rounds::run("kill", plan, |scenario, tally: &mut Tally| {
+        let mut run = Run::new(scenario, plan.seed)?;
+        let deeds = scenario.path("deeds");
+        run.rounds(plan.rounds, tally, out)
+            .map_err(|what| format!("{what}\nWhat was done: {}", deeds.display()))
+    })
 }
 
 /// A run under way.
@@ -148,6 +113,13 @@ impl Run {
         let ledger = Ledger::create(&pair.cluster.primary)?;
         let deeds = File::create(scenario.path("deeds")).map_err(|error| error.to_string())?;
         Ok(Run { random: Random::new(seed), pair, ledger, deeds })
+    }
+
+    fn rounds(&mut self, count: u64, tally: &mut Tally, out: &mut dyn Write) -> Result<(), String> {
+        while tally.rounds < count {
+            self.round(tally, out)?;
+        }
+        self.end()
     }
 
     fn round(&mut self, tally: &mut Tally, out: &mut dyn Write) -> Result<(), String> {
@@ -198,7 +170,7 @@ impl Run {
     }
 
     /// A last look at all of the log, and the end.
-    fn end(mut self) -> Result<(), String> {
+    fn end(&mut self) -> Result<(), String> {
         let end = self.pair.heal()?;
         self.pair.check(end, true)?;
         self.pair.stop_both()
