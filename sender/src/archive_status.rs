@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use failpoint::Site;
 use ipc::proc::ProcNumber;
 use settings::table::ArchiveMode;
+use sys::file::remove_if_there;
 use wal::history::TimelineHistory;
 use wal::lsn::Lsn;
 use wal::segment::{
@@ -144,11 +145,8 @@ pub fn forget(data: &DataDir, name: &str) -> io::Result<()> {
 /// # Errors
 /// Those of the file system.
 pub fn forget_archived(data: &DataDir, name: &str) -> io::Result<()> {
-    match fs::remove_file(path(data, name, DONE)) {
-        // A primary that doesn't archive keeps no books.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+    // A primary that doesn't archive keeps no books.
+    remove_if_there(&path(data, name, DONE)).map(|_was_there| ())
 }
 
 const READY: &str = ".ready";

@@ -58,6 +58,7 @@ use crate::xlog::{Inserted, Xlog};
 
 use report::Report;
 use request::Causes;
+use sys::file::sync_directory;
 
 pub use request::{
     Cause, CheckpointRequest, CheckpointerCtl, request_checkpoint, request_checkpoint_if_due,
@@ -298,8 +299,7 @@ impl Checkpointer {
         let sync = |file: fs::File| failpoint::io(Site::CheckpointSync, || file.sync_data());
         // Its name too: SQLite syncs that with its own first sync, which may be yet to come.
         let directory = path.parent().expect("a file in a data directory has a parent");
-        let sync_name = || fs::File::open(directory)?.sync_all();
-        match fs::File::open(&path).and_then(sync).and_then(|()| sync_name()) {
+        match fs::File::open(&path).and_then(sync).and_then(|()| sync_directory(directory)) {
             Ok(()) => Ok(committed),
             // No log of SQLite's own: nothing was committed since state.db was synced.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(committed),

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use failpoint::Site;
 
 use settings::auto_conf;
+use sys::file::sync_directory;
 
 use crate::control::ControlFile;
 
@@ -198,7 +199,7 @@ impl DataDir {
         fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))?;
         for new in missing {
             let parent = new.parent().filter(|parent| !parent.as_os_str().is_empty());
-            fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+            sync_directory(parent.unwrap_or(Path::new(".")))?;
         }
         Ok(())
     }
@@ -251,10 +252,10 @@ impl DataDir {
             Some(statement) => replace_file(&self.first_role(), statement.as_bytes())?,
             None => replace_file(&self.standby_signal(), b"")?,
         }
-        fs::File::open(self.pg_wal())?.sync_all()?;
+        sync_directory(&self.pg_wal())?;
         control.write(&self.control())?;
         if let Some(parent) = self.root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs::File::open(parent)?.sync_all()?;
+            sync_directory(parent)?;
         }
         Ok(())
     }

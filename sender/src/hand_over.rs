@@ -16,6 +16,7 @@ use std::io;
 use std::path::PathBuf;
 
 use engine::error::{SqlError, SqlState};
+use sys::file::remove_if_there;
 use sys::process;
 use sys::signal::Signal;
 use wire::conninfo::Conninfo;
@@ -62,10 +63,7 @@ pub(crate) fn begin(node: &Node, successor: &str, application_name: &str) -> Res
 /// Those of the file system.
 pub(crate) fn forget(data: &DataDir) -> io::Result<()> {
     for path in [data.hand_over(), data.switchover(), data.promote()] {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_if_there(&path)?;
     }
     Ok(())
 }

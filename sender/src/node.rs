@@ -205,6 +205,19 @@ impl Node {
         report_if_asked(self, me);
     }
 
+    /// Asks the process of slot `number`, if there is one, to end; false when there is none.
+    pub(crate) fn terminate(&self, number: ProcNumber) -> bool {
+        let address = self.procs.address(number);
+        address.is_some_and(|address| self.procs.send_interrupt(address, Interrupts::TERMINATE))
+    }
+
+    /// The startup process has committed changes of the roles, if `changed`: sessions look them up again.
+    pub(crate) fn note_roles(&self, changed: bool) {
+        if changed {
+            self.roles_version.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
     /// The log's directory, with files of the calling process; after fork.
     pub fn segment_store(&self) -> SegmentStore {
         SegmentStore::new(self.data.pg_wal(), self.segment_size).leaving_room(sys::file::available_bytes)

@@ -19,7 +19,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use sys::file::{allocate, available_bytes, no_space_left};
+use sys::file::{allocate, available_bytes, no_space_left, remove_if_there};
 use wal::store::ROOM_LEFT;
 
 use crate::datadir::DataDir;
@@ -70,11 +70,7 @@ impl Reserve {
     }
 
     fn remove(self, data: &DataDir) -> io::Result<bool> {
-        match fs::remove_file(self.path(data)) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
+        remove_if_there(&self.path(data))
     }
 
     /// Gives its room to the disk; false when there was none. For whoever has no shared memory yet: the postmaster at its

@@ -19,7 +19,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use ipc::interrupt::Interrupts;
@@ -27,6 +27,7 @@ use ipc::process::Me;
 use ipc::subprocess::{self, Outcome};
 use ipc::wait_event::WaitEvent;
 use sys::clock;
+use sys::file::remove_if_there;
 use sys::process::ExitStatus;
 use sys::signal::Signal;
 use wal::history::TimelineHistory;
@@ -241,11 +242,7 @@ fn has_size(name: &str, path: &PathBuf, expected: u64) -> Result<bool, RestoreEr
     Ok(false)
 }
 
-fn remove(path: &PathBuf) -> Result<(), RestoreError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(RestoreError(format!("could not remove file \"{}\": {error}", path.display())))
-        }
-        _ => Ok(()),
-    }
+fn remove(path: &Path) -> Result<(), RestoreError> {
+    let failed = |error| RestoreError(format!("could not remove file \"{}\": {error}", path.display()));
+    remove_if_there(path).map(|_was_there| ()).map_err(failed)
 }

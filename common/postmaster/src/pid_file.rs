@@ -38,6 +38,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use failpoint::Site;
+use sys::file::remove_if_there;
 use sys::process::{self, Pid};
 
 use crate::reload_line::ReloadLine;
@@ -258,12 +259,7 @@ impl PidFile {
                 return Err(LockFileError::io("lock data directory", &data_dir)(source));
             }
         }
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(LockFileError::io("remove old lock file", &path)(error));
-            }
-            _ => {}
-        }
+        remove_if_there(&path).map_err(LockFileError::io("remove old lock file", &path))?;
         let lines = PidFileLines {
             pid: process::current_pid(),
             data_dir: data_dir.clone(),

@@ -1,8 +1,29 @@
-//! What std::fs lacks: writing memory that no slice may stand for, and the room on a disk.
+//! What std::fs lacks: durable names, a removal that may be the second one, writing memory that no slice may stand for, and
+//! the room on a disk.
 
-use std::{fs::File, io, os::fd::AsRawFd, path::Path};
+use std::{fs, fs::File, io, os::fd::AsRawFd, path::Path};
 
 use nix::{errno::Errno, fcntl, sys::statvfs};
+
+/// Makes the names in `directory` durable: those that appeared, changed or vanished before the call.
+///
+/// # Errors
+/// Those of the file system. After one of them nothing is known of the names.
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Removes a file; false when there was none. Durable with [`sync_directory`].
+///
+/// # Errors
+/// Those of the file system, but that there is no such file.
+pub fn remove_if_there(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
 
 /// The error of a disk that is full.
 pub fn no_space_left() -> io::Error {
@@ -67,7 +88,7 @@ mod tests {
         assert!(meta.blocks() * 512 >= 100_000, "{}", meta.blocks());
         assert!(available_bytes(&path).unwrap() > 0);
         assert!(allocate(&file, 1 << 60).is_err());
-        std::fs::remove_file(&path).unwrap();
+        fs::remove_file(&path).unwrap();
         assert!(available_bytes(&path).is_err());
     }
 
@@ -77,7 +98,7 @@ mod tests {
         let file = File::options().create(true).truncate(true).write(true).open(&path).unwrap();
         // SAFETY: a string is readable for its length.
         unsafe { pwrite_raw(&file, b"abc".as_ptr(), 3, 2) }.unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"\0\0abc");
-        std::fs::remove_file(&path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"\0\0abc");
+        fs::remove_file(&path).unwrap();
     }
 }

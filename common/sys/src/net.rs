@@ -82,10 +82,7 @@ impl Listener {
     /// Listens on a Unix socket file with permissions `mode`. A left-over file is replaced: the caller holds
     /// the lock that proves it is left over. The file stays when the listener is dropped.
     pub fn unix(path: &Path, mode: u32) -> io::Result<Listener> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        crate::file::remove_if_there(path)?;
         let socket = new_socket(Domain::UNIX)?;
         socket.bind(&SockAddr::unix(path)?)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;

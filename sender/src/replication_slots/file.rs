@@ -19,6 +19,7 @@ use std::path::Path;
 
 use bincode::{Decode, Encode};
 use failpoint::Site;
+use sys::file::sync_directory;
 
 use crate::sealed_file::Seal;
 
@@ -49,7 +50,7 @@ pub(super) fn make(directory: &Path, state: &SlotState) -> io::Result<()> {
     let made = fs::create_dir(&temporary)
         .and_then(|()| SEAL.write(&temporary.join(STATE), state))
         .and_then(|()| failpoint::io(Site::SlotMake, name))
-        .and_then(|()| sync(directory));
+        .and_then(|()| sync_directory(directory));
     made.inspect_err(|_| {
         // Best effort: the error that led here is what must be seen. The next start does the rest.
         let _ = remove(directory, &state.name);
@@ -73,7 +74,7 @@ pub(super) fn remove(directory: &Path, name: &str) -> io::Result<()> {
     let temporary = directory.join(format!("{name}{TEMPORARY}"));
     remove_whole(&temporary)?;
     failpoint::io(Site::SlotRemove, || fs::rename(directory.join(name), &temporary))?;
-    sync(directory)?;
+    sync_directory(directory)?;
     if let Err(error) = remove_whole(&temporary) {
         tracing::warn!("could not remove directory \"{}\": {error}", temporary.display());
     }
@@ -123,7 +124,7 @@ fn clear_temporary(slot: &Path) -> io::Result<()> {
     }
     // So that what is read is what a power loss would leave.
     fs::File::open(slot.join(STATE))?.sync_all()?;
-    sync(slot)
+    sync_directory(slot)
 }
 
 fn remove_whole(directory: &Path) -> io::Result<()> {
@@ -131,10 +132,6 @@ fn remove_whole(directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-fn sync(directory: &Path) -> io::Result<()> {
-    fs::File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

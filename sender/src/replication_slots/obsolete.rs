@@ -5,7 +5,6 @@
 
 use std::sync::atomic::Ordering;
 
-use ipc::interrupt::Interrupts;
 use ipc::proc::ProcNumber;
 use wal::lsn::Lsn;
 
@@ -43,9 +42,7 @@ impl ReplicationSlots {
                 slot.name.get()
             );
         }
-        if let Some(address) = node.procs.address(holder) {
-            node.procs.send_interrupt(address, Interrupts::TERMINATE);
-        }
+        node.terminate(holder);
         true
     }
 

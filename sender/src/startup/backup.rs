@@ -10,6 +10,7 @@
 use std::fs;
 use std::io;
 
+use sys::file::sync_directory;
 use wal::lsn::Lsn;
 
 use super::StartupError;
@@ -51,7 +52,7 @@ pub(super) fn refuse_unfinished(node: &Node, control: &ControlFile, end: Lsn) ->
 pub(super) fn leave(node: &Node, control: &ControlFile, end: Lsn) -> Result<(), StartupError> {
     let label = node.data.root().join("backup_label");
     let renamed = fs::rename(&label, node.data.root().join("backup_label.old"))
-        .and_then(|()| fs::File::open(node.data.root())?.sync_all());
+        .and_then(|()| sync_directory(node.data.root()));
     match renamed {
         Ok(()) => tracing::info!("starting from a base backup that ended at {}", Lsn(control.backup_end)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -196,9 +196,8 @@ impl Upstream {
         if !moved || self.node.walreceiver.state() == WalRcvState::Stopped {
             return;
         }
-        if let Some(address) = self.node.procs.address(ProcNumber::WAL_RECEIVER) {
+        if self.node.terminate(ProcNumber::WAL_RECEIVER) {
             tracing::info!("WAL receiver process shutdown requested");
-            self.node.procs.send_interrupt(address, Interrupts::TERMINATE);
         }
     }
 
@@ -304,9 +303,7 @@ impl Upstream {
     /// Ends a walreceiver that receives nothing; it need not be waited for.
     fn end_walreceiver(&self) {
         self.node.walreceiver.revoke();
-        if let Some(address) = self.node.procs.address(ProcNumber::WAL_RECEIVER) {
-            self.node.procs.send_interrupt(address, Interrupts::TERMINATE);
-        }
+        self.node.terminate(ProcNumber::WAL_RECEIVER);
     }
 
     /// Ends the walreceiver and forgets what was flushed behind `position`, so that the next one fetches it again.
@@ -317,9 +314,7 @@ impl Upstream {
         self.sources.invalid();
         self.archived = position;
         while self.node.walreceiver.state() != WalRcvState::Stopped {
-            if let Some(address) = self.node.procs.address(ProcNumber::WAL_RECEIVER) {
-                self.node.procs.send_interrupt(address, Interrupts::TERMINATE);
-            }
+            self.node.terminate(ProcNumber::WAL_RECEIVER);
             wait_latch(me, None, WaitEvent::WalReceiverExit);
             me.latch().reset();
             if me.pending().contains(Interrupts::TERMINATE) {

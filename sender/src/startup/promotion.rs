@@ -29,7 +29,6 @@
 //! Follows PostgreSQL 15 StartupXLOG() and XLogInitNewTimeline() in src/backend/access/transam/xlog.c; differs in: the order of
 //! 3 and 4, and the rule above.
 
-use std::fs;
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -39,6 +38,7 @@ use ipc::interrupt::Interrupts;
 use ipc::proc::ProcNumber;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
+use sys::file::{remove_if_there, sync_directory};
 use wal::last_record::find_last_record;
 use wal::lsn::Lsn;
 use wal::timeline::TimelineId;
@@ -126,9 +126,7 @@ fn end_walreceiver(node: &Node, me: &Me) -> bool {
     loop {
         me.latch().reset();
         let revoked = shared.revoke();
-        if let Some(address) = node.procs.address(ProcNumber::WAL_RECEIVER) {
-            node.procs.send_interrupt(address, Interrupts::TERMINATE);
-        }
+        node.terminate(ProcNumber::WAL_RECEIVER);
         if revoked {
             // It may be writing a history file right now; whoever comes later sees that it isn't wanted.
             drop(node.control_lock.lock());
@@ -222,9 +220,6 @@ fn random_id() -> Result<u64, StartupError> {
 
 /// Durably; nothing to do if a promotion that was cut off has done it.
 fn remove_standby_signal(node: &Node) -> io::Result<()> {
-    match fs::remove_file(node.data.standby_signal()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    fs::File::open(node.data.root())?.sync_all()
+    remove_if_there(&node.data.standby_signal())?;
+    sync_directory(node.data.root())
 }

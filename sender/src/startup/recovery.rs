@@ -587,9 +587,7 @@ impl Recovered {
         self.open_puts = 0;
         self.commit_due = None;
         node.recovery.note_committed(position);
-        if self.tables.take_roles_changed() {
-            node.roles_version.fetch_add(1, Ordering::AcqRel);
-        }
+        node.note_roles(self.tables.take_roles_changed());
         request_checkpoint_if_due(node, position);
         self.tables_log.committed(&mut self.tables);
         self.tables_log.restart_if_wanted(&mut self.tables);

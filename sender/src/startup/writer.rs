@@ -44,6 +44,7 @@ use failpoint::Site;
 use ipc::proc::ProcNumber;
 use ipc::process::Me;
 use sys::clock::{self, MonoTime};
+use sys::file::remove_if_there;
 use wal::lsn::Lsn;
 use wal::record::{RecordBody, Rmgr};
 use wal::timeline::TimelineId;
@@ -203,10 +204,7 @@ impl Writer {
             self.node.wal.advance_horizon(end);
             self.commit()?;
         }
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(&error)),
-            _ => Ok(()),
-        }
+        remove_if_there(&path).map(|_was_there| ()).map_err(|error| failed(&error))
     }
 
     /// Serves the sessions until told to end.
@@ -337,9 +335,7 @@ impl Writer {
                 sync_rep::flushed(self.node);
             }
         }
-        if self.tables.take_roles_changed() {
-            self.node.roles_version.fetch_add(1, Ordering::AcqRel);
-        }
+        self.node.note_roles(self.tables.take_roles_changed());
         // Before the answers: a session that listens to itself tells its client before it is ready for the next query.
         let end = self.open.back().copied().unwrap_or(Lsn::INVALID);
         self.undecided_notifications.extend(held.notifications.drain(..).map(|one| (end, one)));
