@@ -34,6 +34,7 @@ pub mod control;
 pub mod datadir;
 mod hand_over;
 pub mod log;
+pub mod log_waits;
 pub mod memory_report;
 pub mod node;
 pub mod node_watch;

@@ -31,6 +31,7 @@ use crate::backend_status::BackendStatus;
 use crate::configuration::Configuration;
 use crate::control::ControlFile;
 use crate::datadir::DataDir;
+use crate::log_waits::LogWaits;
 use crate::memory_report::report_if_asked;
 use crate::notify::NotifyQueue;
 use crate::notify::outgoing::Outgoing;
@@ -69,6 +70,8 @@ pub struct Node {
     pub buffers: WalBuffers,
     /// Where each process waits for a flush (0: it doesn't); one word per process slot.
     flush_waits: &'static [AtomicU64],
+    /// Who waits for the log to be here, without being able to do anything for it.
+    pub log_waits: LogWaits,
     /// How far the tables are, and who waits for them.
     pub recovery: &'static RecoveryCtl,
     /// LSN up to which each process waits for the tables (0: it doesn't); one word per process slot.
@@ -112,6 +115,7 @@ impl Node {
         Configuration::SHMEM_SIZE
             + WalBuffers::shmem_size(settings.wal_buffers)
             + slots * per_slot
+            + LogWaits::shmem_size(slots)
             + Requests::shmem_size(slots)
             + NotifyQueue::shmem_size(settings, slots)
             + settings.max_wal_senders * size_of::<WalSndSlot>()
@@ -151,6 +155,7 @@ impl Node {
             wal: shmem.alloc(),
             buffers: WalBuffers::create(shmem, settings.wal_buffers),
             flush_waits: shmem.alloc_array(slots),
+            log_waits: LogWaits::create(shmem, slots),
             recovery: shmem.alloc(),
             apply_waits: shmem.alloc_array(slots),
             sync_rep,

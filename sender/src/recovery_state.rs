@@ -194,11 +194,7 @@ pub fn wait_applied(
     if control.applied() >= lsn {
         return Waited::Applied;
     }
-    let waiting = &node.apply_waits[me.number().0 as usize];
-    control.waiters.fetch_add(1, Ordering::Relaxed);
-    ordering::announce_wait(waiting, lsn.0);
-    // The startup process may be gathering a larger transaction, or asleep with this one open.
-    node.wake_startup();
+    let waiting = TablesWait::begin(node, me, lsn);
     let waited = loop {
         if control.applied() >= lsn {
             break Waited::Applied;
@@ -212,8 +208,33 @@ pub fn wait_applied(
         sleep();
         me.latch().reset();
     };
-    ordering::end_wait(waiting);
-    control.waiters.fetch_sub(1, Ordering::Relaxed);
+    drop(waiting);
     me.latch().set();
     waited
+}
+
+/// While it lives the startup process wakes its owner when the tables have come to a position, and hurries to.
+#[derive(Debug)]
+pub struct TablesWait {
+    control: &'static RecoveryCtl,
+    word: &'static AtomicU64,
+}
+
+impl TablesWait {
+    /// Look at the position after this, and only then sleep.
+    pub fn begin(node: &Node, me: &Me, lsn: Lsn) -> TablesWait {
+        let word = &node.apply_waits[me.number().index()];
+        node.recovery.waiters.fetch_add(1, Ordering::Relaxed);
+        ordering::announce_wait(word, lsn.0);
+        // The startup process may be gathering a larger transaction, or asleep with this one open.
+        node.wake_startup();
+        TablesWait { control: node.recovery, word }
+    }
+}
+
+impl Drop for TablesWait {
+    fn drop(&mut self) {
+        ordering::end_wait(self.word);
+        self.control.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
 }

@@ -86,6 +86,7 @@ pub fn restore_segment(node: &Node, me: &Me, history: &TimelineHistory) -> Resul
             let end = end.min(left);
             node.walreceiver.written.fetch_max(end.0, Ordering::AcqRel);
             node.wal.flushed.fetch_max(end.0, Ordering::AcqRel);
+            node.log_waits.flushed(node.procs, end);
             node.wake_walsenders();
             return Ok(Some(end));
         }

@@ -410,6 +410,7 @@ impl Xlog {
         drop(guard);
         self.wake_flush_waiters();
         if moved {
+            self.node.log_waits.flushed(self.node.procs, target);
             sync_rep::flushed(self.node);
             self.node.wake_walsenders();
         }

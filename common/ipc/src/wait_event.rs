@@ -56,6 +56,9 @@ wait_events! {
     Client = 0x06 {
         ClientRead "ClientRead" "the client's next message"
         ClientWrite "ClientWrite" "room to send to the client"
+        WaitForWalFlush "WaitForWalFlush" "the log to be flushed up to a position (WAIT FOR LSN)"
+        WaitForWalReplay "WaitForWalReplay" "the tables to have the log up to a position (WAIT FOR LSN)"
+        WaitForWalWrite "WaitForWalWrite" "the log to be received and written up to a position (WAIT FOR LSN)"
         WalReceiverConnect "LibPQWalReceiverConnect" "the connection to the upstream server is being made"
         WalReceiverReceive "LibPQWalReceiverReceive" "the upstream server's answer"
         WalSenderWaitForWal "WalSenderWaitForWAL" "the walsender waits for log to be flushed"

@@ -220,7 +220,7 @@ pub fn parse_bool(text: &str) -> Option<bool> {
 }
 
 /// A number with an optional fraction and unit, in base units, rounded to the nearest.
-fn parse_number(text: &str, unit: Unit) -> Option<i64> {
+pub fn parse_number(text: &str, unit: Unit) -> Option<i64> {
     let text = text.trim();
     if let Ok(number) = text.parse::<i64>() {
         return Some(number);

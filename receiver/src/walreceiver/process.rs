@@ -415,7 +415,9 @@ impl<'a> WalReceiver<'a> {
                 SenderMessage::Wal { start, wal_end, send_time, wal } => {
                     self.stream.wal(now, start, wal.len(), wal_end).map_err(End::of_gap)?;
                     write(&mut self.store, self.timeline, start, wal)?;
-                    self.node.walreceiver.written.fetch_max(self.stream.write().0, Ordering::Release);
+                    let written = self.stream.write();
+                    self.node.walreceiver.written.fetch_max(written.0, Ordering::Release);
+                    self.node.log_waits.written(self.node.procs, written);
                     note_message(self.node, wal_end, send_time);
                 }
                 SenderMessage::Keepalive { wal_end, send_time, reply_requested } => {
@@ -475,6 +477,7 @@ impl<'a> WalReceiver<'a> {
             archive_status::note_complete(self.node, self.timeline, self.noted, decided);
             self.noted = decided;
         }
+        self.node.log_waits.flushed(self.node.procs, flush);
         self.node.wake_startup();
         self.node.wake_walsenders();
     }

@@ -26,6 +26,7 @@ mod standbys;
 mod startup_packet;
 pub mod system_info;
 mod visibility;
+mod wait_for_lsn;
 mod writes;
 
 use std::cell::{Cell, RefCell};

@@ -417,6 +417,7 @@ impl Session {
                 return Err(SqlError::new(SqlState::INSUFFICIENT_PRIVILEGE, message));
             }
             Kind::Checkpoint => self.checkpoint()?,
+            Kind::WaitForLsn(command) => self.wait_for_lsn(command)?,
             Kind::Listen(_) | Kind::Unlisten(_) | Kind::Notify { .. } => self.notification_command(kind)?,
             _ => {
                 return Err(SqlError::new(SqlState::INTERNAL_ERROR, "not a session command"));

@@ -2,7 +2,7 @@
 
 use super::keywords;
 use super::lexer::{Token, TokenKind};
-use super::{Discarded, Isolation, Kind, TransactionModes, notification, role};
+use super::{Discarded, Isolation, Kind, TransactionModes, notification, role, wait_for};
 use crate::error::{SqlError, SqlState};
 use crate::rows::CommandTag;
 
@@ -50,6 +50,7 @@ pub(crate) fn classify(tokens: &[Token], source: &str) -> Result<Kind, SqlError>
         "LISTEN" => notification::listen(&mut words),
         "NOTIFY" => notification::notify(&mut words),
         "UNLISTEN" => notification::unlisten(&mut words),
+        "WAIT" => wait_for::wait(&mut words),
         "DISCARD" => discard(&mut words),
         "CHECKPOINT" => words.end().map(|()| Kind::Checkpoint),
         "DEALLOCATE" if words.peek_is("ALL") => Ok(Kind::Discard(Discarded::Statements)),

@@ -12,12 +12,14 @@ mod notification;
 mod rewrite;
 pub mod role;
 mod split;
+pub mod wait_for;
 
 use std::borrow::Cow;
 
 use crate::error::{SqlError, SqlState};
 use crate::rows::CommandTag;
 use role::RoleCommand;
+use wait_for::WaitForLsn;
 
 pub(crate) use keywords::is_readable_pragma;
 
@@ -116,6 +118,8 @@ pub enum Kind {
     },
     /// UNLISTEN channel; `None` for all
     Unlisten(Option<String>),
+    /// WAIT FOR LSN
+    WaitForLsn(WaitForLsn),
     /// EXPLAIN of anything: never executes it, runs on the reader
     Explain,
     /// Runs on the reader; SELECT, VALUES, WITH … SELECT, and all that SQLite will refuse
@@ -150,6 +154,7 @@ impl Kind {
             Kind::Listen(_) => CommandTag::Plain("LISTEN"),
             Kind::Notify { .. } => CommandTag::Plain("NOTIFY"),
             Kind::Unlisten(_) => CommandTag::Plain("UNLISTEN"),
+            Kind::WaitForLsn(_) => CommandTag::Plain("WAIT"),
             Kind::Explain => CommandTag::Plain("EXPLAIN"),
             Kind::Read => CommandTag::Select(0),
             Kind::Write(tag) | Kind::Ddl(tag) => *tag,
