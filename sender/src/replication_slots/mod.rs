@@ -30,10 +30,11 @@
 //! Follows PostgreSQL 15 src/backend/replication/slot.c; differs in: physical slots only; temporary ones have no files.
 
 mod file;
+mod held;
+mod name;
 mod obsolete;
 pub(crate) mod retention;
 
-use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
@@ -47,10 +48,9 @@ use wire::error::ErrorResponse;
 use wire::sqlstate;
 
 use self::file::SlotState;
+pub use self::held::HeldSlot;
+pub use self::name::check_name;
 use crate::node::Node;
-
-/// Longest name, bytes.
-const NAME_MAX: usize = 63;
 
 ipc::shared_struct! {
     /// One slot.
@@ -388,106 +388,9 @@ impl ReplicationSlot {
     }
 }
 
-/// A slot that this process holds; dropping it lets it go.
-#[must_use = "the slot is held as long as this lives"]
-pub struct HeldSlot {
-    node: &'static Node,
-    slot: &'static ReplicationSlot,
-    me: Me,
-}
-
-impl HeldSlot {
-    /// Its name.
-    pub fn name(&self) -> String {
-        self.slot.name.get()
-    }
-
-    /// The log from here on is kept; invalid: none yet.
-    pub fn restart_lsn(&self) -> Lsn {
-        self.slot.restart_lsn()
-    }
-
-    /// Whether it goes with its session.
-    pub fn is_temporary(&self) -> bool {
-        self.slot.is_temporary()
-    }
-
-    /// The standby has everything before `flush` durably. It may be less than before, if the standby was made anew. On disk
-    /// with the next checkpoint.
-    pub fn confirm(&self, flush: Lsn) {
-        self.slot.restart_lsn.store(flush.0, Ordering::Release);
-    }
-
-    /// Removes the slot, durably. What it alone has kept of the log goes at once, not only with the next checkpoint: who
-    /// drops a slot may be short of room.
-    ///
-    /// # Errors
-    /// The disk's; the slot is still there.
-    pub fn drop_slot(self) -> Result<(), ErrorResponse> {
-        let slots = self.node.replication_slots;
-        if !self.slot.is_temporary() {
-            let _io = slots.ctl.io_lock.lock();
-            let name = self.name();
-            file::remove(&self.node.data.pg_replslot(), &name)
-                .map_err(|error| io_error(&format!("could not drop replication slot \"{name}\""), &error))?;
-        }
-        self.slot.forget();
-        crate::checkpointer::request_removal(self.node);
-        Ok(())
-    }
-}
-
-impl Drop for HeldSlot {
-    fn drop(&mut self) {
-        let slots = self.node.replication_slots;
-        let was_told = {
-            let _lock = slots.ctl.lock.lock();
-            let is_held =
-                self.slot.is_in_use() && self.slot.holder.load(Ordering::Relaxed) == word(self.me.number());
-            // A temporary one stays its session's.
-            is_held && !self.slot.is_temporary() && self.slot.let_go()
-        };
-        if was_told {
-            crate::checkpointer::request_removal(self.node);
-        }
-        slots.freed.broadcast(self.node.procs);
-    }
-}
-
-impl fmt::Debug for HeldSlot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("HeldSlot").field(&self.name()).finish()
-    }
-}
-
 /// How a holder stands in shared memory.
 fn word(number: ProcNumber) -> u32 {
     number.0 + 1
-}
-
-/// Whether a slot can have that name.
-///
-/// # Errors
-/// 42602, 42622: it can't; why.
-pub fn check_name(name: &str) -> Result<(), ErrorResponse> {
-    let refused = |sqlstate, why| {
-        Err(ErrorResponse::error(sqlstate, format!("replication slot name \"{name}\" {why}")))
-    };
-    if name.is_empty() {
-        return refused(sqlstate::INVALID_NAME, "is too short");
-    }
-    if name.len() > NAME_MAX {
-        return refused(sqlstate::NAME_TOO_LONG, "is too long");
-    }
-    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    if !name.bytes().all(is_allowed) {
-        return refused(sqlstate::INVALID_NAME, "contains invalid character").map_err(|report: ErrorResponse| {
-            report.with_hint(
-                "Replication slot names may only contain lower case letters, numbers, and the underscore character.",
-            )
-        });
-    }
-    Ok(())
 }
 
 /// Whether an error of [`ReplicationSlots::acquire`] may go by.
@@ -505,32 +408,4 @@ fn io_error(what: &str, error: &io::Error) -> ErrorResponse {
         _ => sqlstate::IO_ERROR,
     };
     ErrorResponse::error(sqlstate, format!("{what}: {error}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_checked_as_postgresql_does() {
-        let longest = "a".repeat(63);
-        for good in ["s1", "_", "0", longest.as_str()] {
-            assert_eq!(check_name(good), Ok(()));
-        }
-        let too_long = "a".repeat(64);
-        for (bad, sqlstate, why) in [
-            ("", sqlstate::INVALID_NAME, "is too short"),
-            (too_long.as_str(), sqlstate::NAME_TOO_LONG, "is too long"),
-            ("S1", sqlstate::INVALID_NAME, "contains invalid character"),
-            ("a-b", sqlstate::INVALID_NAME, "contains invalid character"),
-            ("../x", sqlstate::INVALID_NAME, "contains invalid character"),
-            ("ä", sqlstate::INVALID_NAME, "contains invalid character"),
-        ] {
-            let report = check_name(bad).unwrap_err();
-            assert_eq!(report.sqlstate, sqlstate);
-            assert_eq!(report.message, format!("replication slot name \"{bad}\" {why}"));
-        }
-        let hint = "Replication slot names may only contain lower case letters, numbers, and the underscore character.";
-        assert_eq!(check_name("x.y").unwrap_err().hint.as_deref(), Some(hint));
-    }
 }

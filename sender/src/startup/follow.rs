@@ -26,7 +26,8 @@ use sys::clock::{self, MonoTime};
 use wal::lsn::Lsn;
 use wal::timeline::TimelineId;
 
-use super::recovery::{Recovered, put_if_room};
+use super::recovery::Recovered;
+use super::replay::put_if_room;
 use super::sources::{Sources, Step, View};
 use super::{StartupError, promotion, timelines, told_to_end};
 use crate::node::{Node, take_flag};

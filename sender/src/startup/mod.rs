@@ -24,6 +24,7 @@ mod follow;
 mod hot_standby;
 mod promotion;
 mod recovery;
+mod replay;
 mod room;
 mod sources;
 pub mod tables_log;

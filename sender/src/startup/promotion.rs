@@ -45,7 +45,8 @@ use wal::timeline::TimelineId;
 use wal::timestamp::Timestamp;
 
 use super::StartupError;
-use super::recovery::{Recovered, new_reader, put_with_room, terminated};
+use super::recovery::{Recovered, new_reader, terminated};
+use super::replay::put_with_room;
 use crate::archive_status;
 use crate::control::{ControlFile, NodeState};
 use crate::node::Node;
