@@ -60,6 +60,12 @@ pub fn descriptors(pid: Pid) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
+/// The most memory that the process has had at any time, bytes.
+pub fn peak_memory(pid: Pid) -> Option<u64> {
+    let kilobytes = status_field(pid, "VmHWM")?;
+    Some(kilobytes.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+}
+
 fn status_field(pid: Pid, name: &str) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

@@ -130,6 +130,11 @@ impl Connection {
         self.socket.input.set_check(check);
     }
 
+    /// From the next message on, the body of a longer one is left out ([`wire::frontend::FrontendMessage::TooLong`]).
+    pub fn set_body_max(&mut self, bytes: usize) {
+        self.socket.input.set_body_max(bytes);
+    }
+
     /// Until when reads wait ([`Received::TimedOut`]); `None` is for ever.
     pub fn set_read_deadline(&mut self, deadline: Option<MonoTime>) {
         self.read_deadline = deadline;
@@ -145,7 +150,7 @@ impl Connection {
     /// # Errors
     /// The connection is broken or out of step.
     pub fn read_message(&mut self) -> Result<Received<'_>, ErrorResponse> {
-        let ready = |socket: &BufferedSocket| socket.input.has_message();
+        let ready = |socket: &mut BufferedSocket| socket.input.has_message();
         Ok(match self.wait_for_input(ready)? {
             Input::Ready => {
                 let message = self.socket.input.next_message()?;
@@ -163,7 +168,7 @@ impl Connection {
     /// # Errors
     /// The connection is broken, or the packet is longer or shorter than one can be.
     pub fn read_startup_packet(&mut self) -> Result<ReceivedPacket<'_>, ErrorResponse> {
-        let ready = |socket: &BufferedSocket| socket.input.has_startup_packet();
+        let ready = |socket: &mut BufferedSocket| socket.input.has_startup_packet();
         Ok(match self.wait_for_input(ready)? {
             Input::Ready => {
                 let packet = self.socket.input.next_startup_packet()?;
@@ -178,7 +183,7 @@ impl Connection {
 
     fn wait_for_input(
         &mut self,
-        ready: impl Fn(&BufferedSocket) -> Result<bool, ErrorResponse>,
+        ready: impl Fn(&mut BufferedSocket) -> Result<bool, ErrorResponse>,
     ) -> Result<Input, ErrorResponse> {
         let mut waited = false;
         loop {
@@ -186,7 +191,7 @@ impl Connection {
             if !self.socket.pending_interrupts().is_empty() {
                 return Ok(Input::Interrupted);
             }
-            if ready(&self.socket)? {
+            if ready(&mut self.socket)? {
                 if waited {
                     return Ok(Input::Ready);
                 }

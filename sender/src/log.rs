@@ -6,7 +6,8 @@
 //!
 //! Events are `tracing`'s; its levels stand for PostgreSQL's: ERROR, WARN = WARNING, INFO = LOG, DEBUG = DEBUG1,
 //! TRACE = DEBUG2. FATAL and PANIC are errors with a field `severity`. Each event is one write(2), so lines of several
-//! processes don't mix. A detail or hint is further lines of the message; a hint may also come as a field `hint`.
+//! processes don't mix. A detail or hint is further lines of the message; a hint may also come as a field `hint`. A message
+//! that repeats what a client sent may be as long as that was: what is beyond [`MESSAGE_BYTES_MAX`] is cut off.
 //!
 //! Follows PostgreSQL 15 src/backend/utils/error/elog.c with log_line_prefix '%m [%p] '.
 
@@ -23,6 +24,11 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, reload};
 use wal::timestamp::Timestamp;
+
+use crate::backend_status::cut;
+
+/// Most bytes of a message, its detail and hint included.
+const MESSAGE_BYTES_MAX: usize = 8 * 1024;
 
 struct PostgresFormat;
 
@@ -85,6 +91,10 @@ where
         if let Some(hint) = line.hint {
             message.push_str("\nHINT:  ");
             message.push_str(&hint);
+        }
+        let kept = cut(&message, MESSAGE_BYTES_MAX);
+        if kept.len() < message.len() {
+            message = format!("{kept}… ({} bytes more)", message.len() - kept.len());
         }
         let message = message.replace('\n', "\n\t");
         writeln!(writer, "{millis} UTC [{}] {severity}:  {message}", sys::process::current_pid())

@@ -357,6 +357,8 @@ table! {
         statement_memory_limit: u64 = in_unit(Unit::Kilobytes, 1024, INT_MAX), Value::Int(262_144), User;
         /// Sets the maximum length of a statement's text, of a value and of a row.
         max_statement_size: u64 = in_unit(Unit::Kilobytes, 16, 524_288), Value::Int(1_024), Postmaster;
+        /// Sets the maximum length of a message from a client, which may in any case have one statement of max_statement_size.
+        max_message_size: u64 = in_unit(Unit::Kilobytes, 16, 1_048_575), Value::Int(65_536), Postmaster;
         /// Sets the maximum number of 8 kB pages for notifications that not every listening session has read.
         max_notify_queue_pages: usize = count(64, 131_072), Value::Int(1_024), Postmaster;
     }

@@ -17,6 +17,9 @@
 //! received (by doubling), never with a length that a peer announced; each byte is moved a bounded number of times
 //! on average, whatever the sizes of messages and reads. After an error the stream is out of step: close it.
 //!
+//! A body that is longer than who reads wants to hold ([`InputBuffer::set_body_max`]) is thrown away as it comes, and what
+//! is given out then says how long it was: the stream stays in step, and the peer can be told.
+//!
 //! Follows PostgreSQL 15 src/backend/libpq/pqcomm.c (pq_getmessage, pq_startmsgread).
 
 use crate::error::ErrorResponse;
@@ -42,6 +45,16 @@ pub struct Message<'a> {
     pub tag: u8,
     /// What follows the length.
     pub body: &'a [u8],
+    /// Bytes of a body that was too long to be kept; 0: `body` is all of it.
+    pub left_out: usize,
+}
+
+/// A message whose body is thrown away.
+#[derive(Debug)]
+struct LeftOut {
+    tag: u8,
+    body: usize,
+    to_come: usize,
 }
 
 /// Tag and length.
@@ -60,17 +73,24 @@ pub struct InputBuffer {
     start: usize,
     end: usize,
     check: FrameCheck,
+    body_max: usize,
+    left_out: Option<LeftOut>,
 }
 
 impl InputBuffer {
     /// An empty buffer whose messages must pass `check`.
     pub fn new(check: FrameCheck) -> InputBuffer {
-        InputBuffer { bytes: Vec::new(), start: 0, end: 0, check }
+        InputBuffer { bytes: Vec::new(), start: 0, end: 0, check, body_max: usize::MAX, left_out: None }
     }
 
     /// From the next message on, `check` decides.
     pub fn set_check(&mut self, check: FrameCheck) {
         self.check = check;
+    }
+
+    /// From the next message on, a body of more bytes is left out.
+    pub fn set_body_max(&mut self, bytes: usize) {
+        self.body_max = bytes;
     }
 
     /// Room to read into, at least 8 KiB. Say with [`InputBuffer::filled`] how much of it was used.
@@ -122,7 +142,7 @@ impl InputBuffer {
 
     /// Whether every byte received was taken: the stream stands between two messages.
     pub fn is_empty(&self) -> bool {
-        self.start == self.end
+        self.start == self.end && self.left_out.is_none()
     }
 
     fn buffered(&self) -> &[u8] {
@@ -144,12 +164,33 @@ impl InputBuffer {
     ///
     /// # Errors
     /// As [`InputBuffer::next_message`].
-    pub fn has_message(&self) -> Result<bool, ErrorResponse> {
-        Ok(self.message_size()?.is_some())
+    pub fn has_message(&mut self) -> Result<bool, ErrorResponse> {
+        self.leave_out()?;
+        Ok(match &self.left_out {
+            Some(left_out) => left_out.to_come == 0,
+            None => self.announced()?.is_some_and(|(_, body)| self.buffered().len() >= HEADER_SIZE + body),
+        })
     }
 
-    /// Size of the next message, header included, when all of it is there.
-    fn message_size(&self) -> Result<Option<usize>, ErrorResponse> {
+    /// Throws away what is there of a body that is too long.
+    fn leave_out(&mut self) -> Result<(), ErrorResponse> {
+        if self.left_out.is_none()
+            && let Some((tag, body)) = self.announced()?
+            && body > self.body_max
+        {
+            self.start += HEADER_SIZE;
+            self.left_out = Some(LeftOut { tag, body, to_come: body });
+        }
+        if let Some(left_out) = &mut self.left_out {
+            let count = left_out.to_come.min(self.end - self.start);
+            left_out.to_come -= count;
+            self.start += count;
+        }
+        Ok(())
+    }
+
+    /// Tag of the next message and bytes of its body, when its header is there.
+    fn announced(&self) -> Result<Option<(u8, usize)>, ErrorResponse> {
         let buffered = self.buffered();
         let Some(&[tag, a, b, c, d]) = buffered.first_chunk::<HEADER_SIZE>() else {
             // A wrong tag is answered at once: whoever sent it may be waiting and never send more.
@@ -160,8 +201,7 @@ impl InputBuffer {
         let body = usize::try_from(length).ok().and_then(|length| length.checked_sub(LENGTH_SIZE));
         let body =
             body.ok_or_else(|| ErrorResponse::comm_error(PROTOCOL_VIOLATION, "invalid message length"))?;
-        let size = HEADER_SIZE + body;
-        Ok((buffered.len() >= size).then_some(size))
+        Ok(Some((tag, body)))
     }
 
     /// The next message, if all of it is there.
@@ -169,11 +209,17 @@ impl InputBuffer {
     /// # Errors
     /// 08P01: a tag that is none, or a length out of bounds. The stream is out of step and must be closed.
     pub fn next_message(&mut self) -> Result<Option<Message<'_>>, ErrorResponse> {
-        let Some(size) = self.message_size()? else {
+        if !self.has_message()? {
+            return Ok(None);
+        }
+        if let Some(left_out) = self.left_out.take() {
+            return Ok(Some(Message { tag: left_out.tag, body: &[], left_out: left_out.body }));
+        }
+        let Some((tag, body)) = self.announced()? else {
             return Ok(None);
         };
-        let bytes = self.take(size);
-        Ok(Some(Message { tag: bytes[0], body: &bytes[HEADER_SIZE..] }))
+        let bytes = self.take(HEADER_SIZE + body);
+        Ok(Some(Message { tag, body: &bytes[HEADER_SIZE..], left_out: 0 }))
     }
 
     /// Whether a whole packet is there for [`InputBuffer::next_startup_packet`].

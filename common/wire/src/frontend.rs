@@ -31,6 +31,13 @@ pub enum FrontendMessage<'a> {
     Sync,
     /// The fast-path function call.
     FunctionCall,
+    /// Any of the above, with more in it than is taken ([`crate::framing::InputBuffer::set_body_max`]).
+    TooLong {
+        /// What it would have been.
+        tag: u8,
+        /// Bytes of its body.
+        bytes: usize,
+    },
 }
 
 /// The messages of the extended protocol that work on statements and portals.
@@ -54,6 +61,9 @@ impl<'a> FrontendMessage<'a> {
     /// # Errors
     /// ERROR 08P01 or 22021 when its fields are wrong (the stream is still in step); FATAL 08P01 for an unknown tag.
     pub fn decode(message: Message<'a>) -> Result<FrontendMessage<'a>, ErrorResponse> {
+        if message.left_out > 0 {
+            return Ok(FrontendMessage::TooLong { tag: message.tag, bytes: message.left_out });
+        }
         let mut body = Body::new(message.body);
         let decoded = match message.tag {
             b'Q' => FrontendMessage::Query(body.cstr()?),

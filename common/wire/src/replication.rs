@@ -10,7 +10,7 @@ pub mod payload;
 
 use crate::backend::Column;
 use crate::error::ErrorResponse;
-use crate::framing::{LARGE_MESSAGE_MAX, SMALL_MESSAGE_MAX};
+use crate::framing::SMALL_MESSAGE_MAX;
 use crate::frontend::check_length;
 use crate::sqlstate::PROTOCOL_VIOLATION;
 use crate::types::{INT4, INT8, TEXT};
@@ -47,15 +47,14 @@ pub const CREATE_REPLICATION_SLOT_COLUMNS: [Column<'static>; 4] = [
 pub const START_REPLICATION_END_COLUMNS: [Column<'static>; 2] =
     [Column::new("next_tli", INT8), Column::new("next_tli_startpos", TEXT)];
 
-/// What may come from a standby while it is being streamed to.
+/// What may come from a standby while it is being streamed to: nothing that it says takes more than a few dozen bytes.
 ///
 /// # Errors
 /// FATAL 08P01 for a tag other than CopyData, CopyDone and Terminate; 08P01 for the log alone for a length out of
 /// bounds.
 pub fn check_standby_frame(tag: u8, length: i32) -> Result<(), ErrorResponse> {
     match tag {
-        b'd' => check_length(length, LARGE_MESSAGE_MAX),
-        b'c' | b'X' => check_length(length, SMALL_MESSAGE_MAX),
+        b'd' | b'c' | b'X' => check_length(length, SMALL_MESSAGE_MAX),
         _ => Err(ErrorResponse::fatal(
             PROTOCOL_VIOLATION,
             format!("invalid standby message type \"{}\"", char::from(tag)),

@@ -69,7 +69,10 @@ pub fn backend_main(node: &'static Node, me: Me, stream: Stream, peer: PeerAddr)
     node.statuses[me.number().index()].start(now());
     node.requests.reset(me.number());
     let connection = match Connection::new(me, stream, peer) {
-        Ok(connection) => connection,
+        Ok(mut connection) => {
+            connection.set_body_max(message_bytes_max(&node.settings()));
+            connection
+        }
         Err(error) => {
             fatal(&format!("could not serve a connection: {error}"));
             return 1;
@@ -79,6 +82,21 @@ pub fn backend_main(node: &'static Node, me: Me, stream: Stream, peer: PeerAddr)
         Ok(()) => 0,
         Err(()) => 1,
     }
+}
+
+/// Most bytes of a message's body: in any case those of the largest statement, with the byte that ends it.
+fn message_bytes_max(settings: &Settings) -> usize {
+    settings.max_message_size.max(settings.max_statement_size + 1) as usize
+}
+
+/// What a client is told of a message that was longer.
+pub(crate) fn message_too_long(node: &Node, bytes: usize) -> ErrorResponse {
+    let most = message_bytes_max(&node.settings());
+    ErrorResponse::error(
+        wire::sqlstate::PROGRAM_LIMIT_EXCEEDED,
+        format!("message of {bytes} bytes exceeds max_message_size ({most} bytes)"),
+    )
+    .with_hint("Send fewer statements at once, or increase max_message_size.")
 }
 
 /// Tells a client that it can't be served now, and why.
@@ -258,26 +276,34 @@ impl Session {
                 self.connection.flush()?;
             }
             let query = match self.connection.read_message()? {
-                Received::Message(message) => match FrontendMessage::decode(message)? {
-                    FrontendMessage::Query(text) => text.to_owned(),
-                    FrontendMessage::Terminate => return Ok(()),
-                    FrontendMessage::Sync => {
+                Received::Message(message) => match (message.tag, FrontendMessage::decode(message)) {
+                    (_, Ok(FrontendMessage::Query(text))) => text.to_owned(),
+                    (_, Ok(FrontendMessage::Terminate)) => return Ok(()),
+                    (_, Ok(FrontendMessage::Sync)) => {
                         self.skip_to_sync = false;
                         self.ready()?;
                         continue;
                     }
-                    FrontendMessage::Extended(_) => {
+                    (_, Ok(FrontendMessage::Extended(_))) => {
                         self.refuse_extended();
                         continue;
                     }
-                    FrontendMessage::FunctionCall => {
+                    (_, Ok(FrontendMessage::FunctionCall)) => {
                         let error = SqlError::unsupported("the function call protocol", "Use SELECT.");
                         self.send_error(&error, None);
                         self.ready()?;
                         continue;
                     }
+                    (tag, Ok(FrontendMessage::TooLong { bytes, .. })) => {
+                        self.refuse_message(tag, &message_too_long(self.node, bytes))?;
+                        continue;
+                    }
                     // Late copy messages of a client that gave up a copy are to be ignored, as is Flush.
-                    _ => continue,
+                    (_, Ok(_)) => continue,
+                    (tag, Err(report)) => {
+                        self.refuse_message(tag, &report)?;
+                        continue;
+                    }
                 },
                 Received::Interrupted => {
                     self.idle_interrupts()?;
@@ -378,6 +404,24 @@ impl Session {
                 SqlError::unsupported("the extended query protocol", "Use the simple query protocol.");
             self.send_error(&error, None);
         }
+    }
+
+    /// Answers a message that can't be looked at, where an answer is expected. Like any error it fails the block.
+    fn refuse_message(&mut self, tag: u8, report: &ErrorResponse) -> Result<(), ErrorResponse> {
+        if report.ends_connection() {
+            return Err(report.clone());
+        }
+        let of_a_series = matches!(tag, b'B' | b'P');
+        if matches!(tag, b'd' | b'f') || of_a_series && self.skip_to_sync {
+            return Ok(());
+        }
+        tracing::error!("{}", report.message);
+        backend::error_response(self.connection.output(), report);
+        if let Some(block) = &mut self.block {
+            block.failed = true;
+        }
+        self.skip_to_sync = of_a_series;
+        if of_a_series { self.connection.flush() } else { self.ready() }
     }
 
     /// The connection to the tables, opened at the first use.

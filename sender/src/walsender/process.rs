@@ -53,7 +53,7 @@ use crate::base_backup::{self, BackupOptions};
 use crate::connection::{Connection, Received};
 use crate::node::Node;
 use crate::replication_slots::{HeldSlot, Lifetime, Reserve, is_held_by_others};
-use crate::session::{SettingsVersion, base_settings, greet, terminated};
+use crate::session::{SettingsVersion, base_settings, greet, message_too_long, terminated};
 use crate::sync_rep::standing::Standing;
 use crate::wait::wait_latch;
 
@@ -151,13 +151,16 @@ impl WalSender<'_> {
             self.report_settings();
             backend::ready_for_query(self.connection.output(), TransactionStatus::Idle);
             self.flush_answer()?;
-            let query = match self.next_request()? {
-                Request::Query(query) => query,
-                Request::Nothing => continue,
-                Request::Leave => return Ok(()),
+            let done = match self.next_request() {
+                Ok(Request::Query(query)) => {
+                    status.set_query(&query, now_timestamp());
+                    self.execute(&query)
+                }
+                Ok(Request::Nothing) => continue,
+                Ok(Request::Leave) => return Ok(()),
+                Err(report) => Err(report),
             };
-            status.set_query(&query, now_timestamp());
-            match self.execute(&query) {
+            match done {
                 Ok(Next::Command) => {}
                 Ok(Next::Exit) => return Ok(()),
                 Err(report) if report.ends_connection() => return Err(report),
@@ -205,6 +208,8 @@ impl WalSender<'_> {
             FrontendMessage::CopyData(_) | FrontendMessage::CopyDone | FrontendMessage::CopyFail(_) => {
                 self.next_request()
             }
+            FrontendMessage::TooLong { tag: b'd', .. } => self.next_request(),
+            FrontendMessage::TooLong { bytes, .. } => Err(message_too_long(self.node, bytes)),
             FrontendMessage::Flush | FrontendMessage::Sync => Ok(Request::Nothing),
         }
     }

@@ -20,7 +20,7 @@ use crate::harness::{DEADLINE, Node};
 const MUCH: usize = 16 << 20;
 
 fn assert_query(received: Received<'_>, text: &[u8]) {
-    assert_eq!(received, Received::Message(Message { tag: b'Q', body: text }));
+    assert_eq!(received, Received::Message(Message { tag: b'Q', body: text, left_out: 0 }));
 }
 
 fn append_row(connection: &mut Connection, text: &str) {
@@ -253,7 +253,7 @@ pub(crate) fn walsender_reads_and_writes_without_blocking() {
         while replies < 2 || connection.has_pending_output() {
             me.latch().reset();
             while let Some(received) = connection.try_read_message().unwrap() {
-                assert_eq!(received, Received::Message(Message { tag: b'd', body: b"reply" }));
+                assert_eq!(received, Received::Message(Message { tag: b'd', body: b"reply", left_out: 0 }));
                 replies += 1;
             }
             let mut events = SocketEvents::READABLE;

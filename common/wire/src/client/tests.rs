@@ -9,7 +9,7 @@ use crate::sqlstate::{INTERNAL_ERROR, UNDEFINED_TABLE};
 use crate::types::{INT4, TEXT};
 
 fn decode(tag: u8, body: &[u8]) -> Result<BackendMessage<'_>, ErrorResponse> {
-    BackendMessage::decode(Message { tag, body })
+    BackendMessage::decode(Message { tag, body, left_out: 0 })
 }
 
 #[test]

@@ -26,7 +26,12 @@ fn input_read_in_pieces_gives_each_message_once() {
         let mut found = Vec::new();
         for bytes in stream.chunks(piece) {
             input.feed(bytes);
-            assert_eq!(input.has_message(), Ok(!matches!(input.message_size(), Ok(None))));
+            assert_eq!(
+                input.has_message(),
+                Ok(input.announced().is_ok_and(
+                    |found| found.is_some_and(|(_, body)| input.buffered().len() >= HEADER_SIZE + body)
+                ))
+            );
             while let Some(message) = input.next_message().unwrap() {
                 found.push((message.tag, message.body.to_vec()));
             }
@@ -100,7 +105,7 @@ fn startup_packet_leaves_what_follows_it() {
     input.feed(b"\0\0\0\x08\x04\xd2\x16\x2f\0\0\0\x09abcdeX\0\0\0\x04");
     assert_eq!(input.next_startup_packet(), Ok(Some(b"\x04\xd2\x16\x2f".as_slice())));
     assert_eq!(input.next_startup_packet(), Ok(Some(b"abcde".as_slice())));
-    assert_eq!(input.next_message(), Ok(Some(Message { tag: b'X', body: b"" })));
+    assert_eq!(input.next_message(), Ok(Some(Message { tag: b'X', body: b"", left_out: 0 })));
 }
 
 #[test]
@@ -119,6 +124,37 @@ fn memory_of_a_large_message_is_given_back() {
     input.feed(&encoded(&[(b'd', vec![7; 5 << 20])]));
     assert_eq!(input.next_message().unwrap().unwrap().body.len(), 5 << 20);
     assert!(input.spare().len() <= KEPT_MAX);
+}
+
+#[test]
+fn body_that_is_too_long_is_left_out_and_the_stream_stays_in_step() {
+    for piece in [1, 4, 6, 1000, 100_000] {
+        let mut input = InputBuffer::new(any_frame);
+        input.set_body_max(10);
+        let stream =
+            encoded(&[(b'a', vec![1; 10]), (b'b', vec![2; 50_000]), (b'c', vec![]), (b'd', vec![4; 11])]);
+        let mut found = Vec::new();
+        for part in stream.chunks(piece) {
+            input.feed(part);
+            while let Some(Message { tag, body, left_out }) = input.next_message().unwrap() {
+                found.push((tag, body.len(), left_out));
+            }
+        }
+        assert_eq!(
+            found,
+            [(b'a', 10, 0), (b'b', 0, 50_000), (b'c', 0, 0), (b'd', 0, 11)],
+            "pieces of {piece}"
+        );
+        assert!(input.is_empty());
+    }
+}
+
+#[test]
+fn body_that_is_left_out_is_a_message_under_way_until_its_end() {
+    let mut input = InputBuffer::new(any_frame);
+    input.set_body_max(10);
+    input.feed(b"Q\0\0\0\x40abc");
+    assert_eq!((input.has_message(), input.is_empty()), (Ok(false), false));
 }
 
 proptest! {

@@ -7,7 +7,7 @@ use crate::error::Severity;
 use crate::framing::InputBuffer;
 
 fn decode(tag: u8, body: &[u8]) -> Result<FrontendMessage<'_>, ErrorResponse> {
-    FrontendMessage::decode(Message { tag, body })
+    FrontendMessage::decode(Message { tag, body, left_out: 0 })
 }
 
 #[test]

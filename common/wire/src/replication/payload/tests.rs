@@ -8,7 +8,7 @@ use crate::framing::{InputBuffer, Message};
 fn payload(bytes: &[u8]) -> Vec<u8> {
     let mut input = InputBuffer::new(crate::client::check_frame);
     input.feed(bytes);
-    let Message { tag, body } = input.next_message().unwrap().unwrap();
+    let Message { tag, body, .. } = input.next_message().unwrap().unwrap();
     assert_eq!(tag, b'd');
     body.to_vec()
 }
