@@ -18,6 +18,7 @@
 //!
 //! Follows PostgreSQL 15 src/backend/replication/libpqwalreceiver/libpqwalreceiver.c.
 
+mod attempt;
 mod password;
 mod target;
 
@@ -32,12 +33,11 @@ use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
 use ipc::wait_event_set::{Events, SocketEvents};
 use sys::clock::{self, MonoTime};
-use sys::net::{Endpoint, Stream};
 use wire::client::{self, BackendMessage};
 use wire::conninfo::{Conninfo, Target};
 use wire::error::ErrorResponse;
 
-use self::password::Proof;
+use self::attempt::Attempt;
 use crate::buffered_socket::{BufferedSocket, Fill, reason};
 
 /// The tag of a CopyData.
@@ -177,84 +177,16 @@ impl ServerConnection {
         application_name: &str,
         patience: Option<Duration>,
     ) -> Result<ServerConnection, ClientError> {
+        let attempt = Attempt { me, conninfo, kind, application_name, patience };
         let mut failures = Vec::new();
-        for target in conninfo.targets() {
-            let endpoints = match target::endpoints(target) {
-                Ok(endpoints) => endpoints,
-                Err(text) => {
-                    failures.push(text);
-                    continue;
-                }
-            };
-            for endpoint in endpoints {
-                let timeout = conninfo.connect_timeout().or(patience);
-                let deadline = timeout.map(|timeout| clock::now().saturating_add(timeout));
-                let parameters = target::startup_parameters(conninfo, kind, application_name);
-                match Self::connect_to(me, target, &endpoint, deadline, conninfo, &parameters) {
-                    Ok(connection) => return Ok(ServerConnection { answer_timeout: patience, ..connection }),
-                    Err(ClientError::Interrupted) => return Err(ClientError::Interrupted),
-                    Err(error) => {
-                        failures.push(format!("{} failed: {error}", target::describe(target, &endpoint)))
-                    }
+        for wanted in conninfo.target_session_attrs().passes() {
+            for target in conninfo.targets() {
+                if let Some(connection) = attempt.target(target, *wanted, &mut failures)? {
+                    return Ok(connection);
                 }
             }
         }
         Err(ClientError::Connect(failures.join("\n")))
-    }
-
-    fn connect_to(
-        me: Option<Me>,
-        target: &Target,
-        endpoint: &Endpoint,
-        deadline: Option<MonoTime>,
-        conninfo: &Conninfo,
-        parameters: &[(&str, &str)],
-    ) -> Result<ServerConnection, ClientError> {
-        let stream = Stream::connect_start(endpoint).map_err(|error| ClientError::Lost(reason(&error)))?;
-        let socket = BufferedSocket::new(me, stream, client::check_frame).map_err(lost)?;
-        let mut connection = ServerConnection {
-            socket,
-            target: target.clone(),
-            parameters: BTreeMap::new(),
-            backend_pid: 0,
-            stream: StreamState::None,
-            tag: 0,
-            answer_timeout: None,
-            authenticated: false,
-        };
-        connection.sleep(SocketEvents::CONNECTED, deadline, WaitEvent::WalReceiverConnect)?;
-        connection.socket.stream().take_error().map_err(lost)?;
-        client::startup_message(connection.socket.output(), parameters);
-        connection.finish_startup(deadline, conninfo, parameters)?;
-        Ok(connection)
-    }
-
-    /// From the startup packet to the first ReadyForQuery.
-    fn finish_startup(
-        &mut self,
-        deadline: Option<MonoTime>,
-        conninfo: &Conninfo,
-        parameters: &[(&str, &str)],
-    ) -> Result<(), ClientError> {
-        let mut proof = Proof::NotAsked;
-        let target = self.target.clone();
-        loop {
-            self.await_message(deadline, WaitEvent::WalReceiverConnect)?;
-            let Some(message) = self.decode_message()? else { continue };
-            match message {
-                BackendMessage::Authentication(authentication) => {
-                    let answer =
-                        proof.step(authentication, || password::find(conninfo, &target, parameters))?;
-                    self.authenticated = proof.is_complete();
-                    self.socket.output().extend(answer);
-                }
-                BackendMessage::NegotiateProtocolVersion(_) => {}
-                BackendMessage::BackendKeyData(key) => self.backend_pid = key.pid,
-                BackendMessage::ReadyForQuery(_) => return Ok(()),
-                BackendMessage::ErrorResponse(report) => return Err(ClientError::Server(report)),
-                _ => return Err(self.unexpected_message()),
-            }
-        }
     }
 
     /// Whether the server has let this client in by its password.

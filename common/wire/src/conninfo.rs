@@ -2,7 +2,7 @@
 //! (`postgresql://postgres@db:5440/postgres?application_name=x`).
 //!
 //! How to use it: [`Conninfo::parse`], then try [`Conninfo::targets`] in order. Several hosts may be given, separated
-//! by commas, with one port for all or one for each.
+//! by commas, with one port for all or one for each; [`Conninfo::target_session_attrs`] says which of them will do.
 //!
 //! Differs from libpq in: no service files, no environment, no TLS (an `sslmode` that demands it is refused), the
 //! default port is 5440 and the default host 127.0.0.1. What libpq knows beyond the options that have an effect here is
@@ -11,11 +11,14 @@
 //!
 //! Follows PostgreSQL 15 src/interfaces/libpq/fe-connect.c (conninfo_parse, conninfo_uri_parse_options).
 
+pub mod session_attrs;
 mod uri;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use self::session_attrs::TargetSessionAttrs;
 
 /// The port of a server that says nothing else.
 pub const DEFAULT_PORT: u16 = 5440;
@@ -44,6 +47,7 @@ pub struct Conninfo {
     values: [Option<String>; OPTIONS.len()],
     targets: Vec<Target>,
     connect_timeout: Option<Duration>,
+    target_session_attrs: TargetSessionAttrs,
 }
 
 /// A place to connect to.
@@ -67,7 +71,7 @@ pub enum TargetAddress {
 }
 
 /// Every option known, in the order in which a string is written.
-const OPTIONS: [&str; 14] = [
+const OPTIONS: [&str; 15] = [
     "user",
     "password",
     "passfile",
@@ -82,10 +86,11 @@ const OPTIONS: [&str; 14] = [
     "sslmode",
     "gssencmode",
     "channel_binding",
+    "target_session_attrs",
 ];
 
 /// Options of libpq that mean nothing here.
-const IGNORED: [&str; 28] = [
+const IGNORED: [&str; 27] = [
     "client_encoding",
     "gssdelegation",
     "gsslib",
@@ -112,7 +117,6 @@ const IGNORED: [&str; 28] = [
     "sslpassword",
     "sslrootcert",
     "sslsni",
-    "target_session_attrs",
     "tcp_user_timeout",
 ];
 
@@ -143,10 +147,13 @@ impl Conninfo {
         for value in &mut values {
             value.take_if(|value| value.is_empty());
         }
-        let mut conninfo = Conninfo { values, targets: Vec::new(), connect_timeout: None };
+        let target_session_attrs = TargetSessionAttrs::Any;
+        let mut conninfo =
+            Conninfo { values, targets: Vec::new(), connect_timeout: None, target_session_attrs };
         conninfo.check_sslmode()?;
         conninfo.check_demands()?;
         conninfo.connect_timeout = conninfo.parse_connect_timeout()?;
+        conninfo.target_session_attrs = TargetSessionAttrs::parse(conninfo.value("target_session_attrs"))?;
         conninfo.targets = conninfo.resolve_targets()?;
         Ok(conninfo)
     }
@@ -191,6 +198,11 @@ impl Conninfo {
         self.connect_timeout
     }
 
+    /// What the server must be that is taken.
+    pub fn target_session_attrs(&self) -> TargetSessionAttrs {
+        self.target_session_attrs
+    }
+
     /// Where to connect to, to be tried in this order. At least one.
     pub fn targets(&self) -> &[Target] {
         &self.targets
@@ -223,14 +235,15 @@ impl Conninfo {
         text
     }
 
-    /// The string in keyword form, for another server with the same users: at another place, and under no name of the
-    /// connection's own. It shows the password.
+    /// The string in keyword form, for another server with the same users: at another place, whatever it is there, and
+    /// under no name of the connection's own. It shows the password.
     pub fn moved_to(&self, host: &str, port: u16) -> String {
         let mut text = String::from("host=");
         quote_value(&mut text, host);
         text.push_str(&format!(" port={port}"));
         let stays = |name: &str| {
-            !matches!(name, "host" | "hostaddr" | "port" | "application_name" | "fallback_application_name")
+            let place = ["host", "hostaddr", "port", "target_session_attrs"];
+            !place.contains(&name) && !matches!(name, "application_name" | "fallback_application_name")
         };
         for (name, value) in OPTIONS.iter().zip(&self.values).filter(|(name, _)| stays(name)) {
             let Some(value) = value else { continue };

@@ -10,6 +10,7 @@
 mod client;
 mod connection;
 mod harness;
+mod session_attrs;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -48,6 +49,10 @@ fn main() {
         connection::terminate_ends_a_blocked_write,
         connection::walsender_reads_and_writes_without_blocking,
         connection::write_gives_way_and_the_stream_stays_in_step,
+        session_attrs::a_server_that_reports_nothing_is_asked,
+        session_attrs::servers_that_are_not_fit_are_named_in_libpqs_words,
+        session_attrs::the_first_server_that_is_fit_is_taken,
+        session_attrs::without_a_standby_prefer_standby_takes_what_there_is,
     ];
     libtest_mimic::run(&arguments, trials).exit();
 }
