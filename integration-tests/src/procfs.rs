@@ -38,6 +38,11 @@ pub fn tracer(pid: Pid) -> Option<Pid> {
     status_field(pid, "TracerPid")?.parse().ok().filter(|tracer| *tracer != 0).map(Pid)
 }
 
+/// The process's own idea of its id: another one than ours if it is in a namespace of its own.
+pub fn own_pid(pid: Pid) -> Option<Pid> {
+    status_field(pid, "NSpid")?.split_ascii_whitespace().last()?.parse().ok().map(Pid)
+}
+
 /// How often the process gave up the CPU to wait for something: a process that sleeps does so once per wake-up.
 pub fn sleeps(pid: Pid) -> Option<u64> {
     status_field(pid, "voluntary_ctxt_switches")?.parse().ok()

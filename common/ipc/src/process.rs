@@ -94,6 +94,9 @@ impl SignalTable {
     }
 }
 
+/// The process that inherits orphans, of a machine or of a container.
+const INIT: process::Pid = process::Pid(1);
+
 /// The postmaster's handle.
 pub struct Postmaster {
     waiter: &'static Waiter,
@@ -107,7 +110,7 @@ impl std::fmt::Debug for Postmaster {
 }
 
 impl Postmaster {
-    /// The signals that the postmaster reads.
+    /// The signals that the postmaster reads. SIGCHLD only where orphans become its children: its own are watched otherwise.
     const SIGNALS: SignalSet = SignalSet::of(&[
         Signal::Hup,
         Signal::Int,
@@ -122,7 +125,11 @@ impl Postmaster {
     /// it, so that the first look comes before the first wait).
     pub fn start(procs: &'static ProcArray) -> io::Result<Postmaster> {
         signal::block_all();
-        let signals = SignalSource::new(procs.backend(), Postmaster::SIGNALS)?;
+        let mut read = Postmaster::SIGNALS;
+        if process::current_pid() == INIT {
+            read.insert(Signal::Chld);
+        }
+        let signals = SignalSource::new(procs.backend(), read)?;
         latch_stats::adopt(&procs.postmaster.stats);
         let waiter = Box::leak(Box::new(Waiter {
             who: Who::Postmaster {

@@ -10,7 +10,7 @@
 //! anything that blocks. A postmaster that hangs is a node that can neither be stopped nor joined.
 //!
 //! Signals: SIGTERM smart, SIGINT fast, SIGQUIT immediate shutdown; SIGHUP reload; SIGUSR1: say in postmaster.pid who has
-//! not absorbed it yet.
+//! not absorbed it yet; SIGCHLD if it is process 1.
 //!
 //! Follows PostgreSQL 15 PostmasterMain(), ServerLoop() in src/backend/postmaster/postmaster.c.
 
@@ -221,6 +221,9 @@ impl<'a> Server<'a> {
         let signals = self.postmaster.take_signals();
         if let Some(mode) = shutdown_mode(signals) {
             self.feed(Input::Shutdown(mode))?;
+        }
+        if signals.contains(Signal::Chld) {
+            self.reap_all()?;
         }
         if signals.contains(Signal::Hup) {
             self.feed(Input::Reload)?;

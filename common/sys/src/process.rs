@@ -196,28 +196,8 @@ impl PidFd {
     /// Reaps the child if it has ended; None while it runs. Errors: ECHILD when it isn't ours or is reaped
     /// already.
     pub fn wait(&self) -> io::Result<Option<ExitStatus>> {
-        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
         let id = libc::id_t::try_from(self.fd.as_raw_fd()).expect("descriptors are not negative");
-        let flags = libc::WEXITED | libc::WNOHANG;
-        // SAFETY: `info` is a valid place for the call to write to. (nix's waitid refuses signals that it has
-        // no name for.)
-        while let Err(error) = check(unsafe { libc::waitid(libc::P_PIDFD, id, info.as_mut_ptr(), flags) }) {
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
-        }
-        // SAFETY: all zero is a valid siginfo, and the call has left it so or filled it in.
-        let info = unsafe { info.assume_init() };
-        // SAFETY: waitid fills in the fields of a child's signal, or leaves zeroes.
-        if unsafe { info.si_pid() } == 0 {
-            return Ok(None);
-        }
-        // SAFETY: as above.
-        let status = unsafe { info.si_status() };
-        match info.si_code {
-            libc::CLD_EXITED => Ok(Some(ExitStatus::Exited(status))),
-            _ => Ok(Some(ExitStatus::Signaled(status))),
-        }
+        Ok(wait_id(libc::P_PIDFD, id, libc::WEXITED | libc::WNOHANG)?.map(|(_, status)| status))
     }
 
     /// Sends `signal`; ESRCH when it has ended and been reaped.
@@ -240,6 +220,47 @@ impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// A child that has ended and is not reaped, and stays so; None when there is none.
+pub fn ended_child() -> io::Result<Option<Pid>> {
+    match wait_id(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) {
+        Ok(ended) => Ok(ended.map(|(pid, _)| pid)),
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reaps a child that [`ended_child`] named.
+pub fn reap(child: Pid) -> io::Result<()> {
+    let id = libc::id_t::try_from(child.0).expect("process ids are positive");
+    wait_id(libc::P_PID, id, libc::WEXITED | libc::WNOHANG).map(drop)
+}
+
+/// waitid; None when no child of those meant has ended.
+fn wait_id(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option<(Pid, ExitStatus)>> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: `info` is a valid place for the call to write to. (nix's waitid refuses signals that it has
+    // no name for.)
+    while let Err(error) = check(unsafe { libc::waitid(kind, id, info.as_mut_ptr(), flags) }) {
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    // SAFETY: all zero is a valid siginfo, and the call has left it so or filled it in.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: waitid fills in the fields of a child's signal, or leaves zeroes.
+    let pid = unsafe { info.si_pid() };
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    let status = match info.si_code {
+        libc::CLD_EXITED => ExitStatus::Exited(status),
+        _ => ExitStatus::Signaled(status),
+    };
+    Ok(Some((Pid(pid), status)))
 }
 
 #[cfg(test)]
