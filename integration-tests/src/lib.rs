@@ -25,6 +25,7 @@
 )]
 
 pub mod benchmark;
+pub mod cable;
 pub mod client;
 pub mod cluster;
 pub mod commands;

@@ -7,8 +7,9 @@
 //! 2. the old primary has rejoined without a clone;
 //! 3. all three nodes give the same rows.
 //!
-//! The primary is killed, shut down, or cut off: it stands still, as if its machine had; when it goes on, with nobody
-//! listening to it any more, it must acknowledge nothing. Before the standbys are compared they are told to receive no
+//! The primary is killed, shut down, stands still as if its machine had, or is cut off from the other nodes while its clients
+//! go on to talk to it ([`crate::cable`]). One that goes on, with no standby listening to it any more, must acknowledge
+//! nothing and show nothing that is not on the promoted one. Before the standbys are compared they are told to receive no
 //! more, as whoever fails over must do: what a standby flushes later its readers might see.
 
 mod clients;
@@ -24,6 +25,7 @@ use sys::signal::Signal;
 use wal::lsn::Lsn;
 
 use self::clients::Clients;
+use crate::cable::Cable;
 use crate::digest;
 use crate::node::{Node, Role};
 use crate::random::Random;
@@ -88,8 +90,13 @@ enum Loss {
     Killed,
     ShutDown,
     DroppedAll,
+    StoodStill,
     CutOff,
 }
+
+/// Half of the losses are the two in which the old primary doesn't know that it is one.
+const LOSSES: [Loss; 6] =
+    [Loss::Killed, Loss::ShutDown, Loss::DroppedAll, Loss::StoodStill, Loss::CutOff, Loss::CutOff];
 
 impl Loss {
     fn name(self) -> &'static str {
@@ -97,8 +104,14 @@ impl Loss {
             Loss::Killed => "killed",
             Loss::ShutDown => "shut down",
             Loss::DroppedAll => "shut down immediately",
+            Loss::StoodStill => "stood still",
             Loss::CutOff => "cut off",
         }
+    }
+
+    /// Whether the old primary is there when the new one is made.
+    fn leaves_it_running(self) -> bool {
+        matches!(self, Loss::StoodStill | Loss::CutOff)
     }
 }
 
@@ -108,6 +121,8 @@ const NAMES: [&str; 2] = ["ANY 1 (n0, n1, n2)", "FIRST 1 (n0, n1, n2)"];
 struct Trio {
     random: Random,
     nodes: Vec<Node>,
+    /// By which the nodes reach each other: one to each of them.
+    cables: Vec<Cable>,
     /// Which one is the primary.
     primary: usize,
     names: &'static str,
@@ -126,8 +141,10 @@ impl Trio {
             node.start();
             nodes.push(node);
         }
-        let clients = Clients::default();
-        let mut trio = Trio { random: Random::new(seed), nodes, primary: 0, names: NAMES[0], clients };
+        let cables = nodes.iter().map(|node| Cable::to(node.port())).collect();
+        let random = Random::new(seed);
+        let mut trio =
+            Trio { random, nodes, cables, primary: 0, names: NAMES[0], clients: Clients::default() };
         trio.settle()?;
         Ok(trio)
     }
@@ -136,8 +153,7 @@ impl Trio {
         let begin = clock::now();
         // The round's own: however many numbers the scheduler makes it draw, the next round is the same.
         let mut random = Random::new(self.random.bits());
-        let loss =
-            *random.pick(&[Loss::Killed, Loss::Killed, Loss::CutOff, Loss::ShutDown, Loss::DroppedAll]);
+        let loss = *random.pick(&LOSSES);
         self.clients.connect(&self.nodes[self.primary], self.nodes.iter())?;
         self.clients.send(&mut random);
         wait::watch_for(Duration::from_micros(random.below(40_000)));
@@ -145,7 +161,7 @@ impl Trio {
         let old = self.primary;
         let failed_over = self.fail_over()?;
         // Who stands still says no more than what it has said.
-        let patience = if loss == Loss::CutOff { Duration::from_millis(200) } else { wait::DEADLINE };
+        let patience = if loss.leaves_it_running() { Duration::from_millis(200) } else { wait::DEADLINE };
         self.clients.read(patience)?;
         self.clients.check(&self.nodes[self.primary])?;
         let cut = self.rejoin(old, loss)?;
@@ -175,8 +191,12 @@ impl Trio {
                 node.kill_all();
                 return Ok(());
             }
-            Loss::CutOff => {
+            Loss::StoodStill => {
                 signal_all(node, Signal::Stop);
+                return Ok(());
+            }
+            Loss::CutOff => {
+                self.cables[self.primary].cut();
                 return Ok(());
             }
             Loss::ShutDown => "fast",
@@ -211,11 +231,12 @@ impl Trio {
 
     /// Has the old primary come back as a standby; whether something of its log had to go.
     fn rejoin(&mut self, old: usize, loss: Loss) -> Result<bool, String> {
-        if loss == Loss::CutOff {
+        if loss.leaves_it_running() {
             self.go_on_alone(old)?;
             self.nodes[old].kill_all();
+            self.cables[old].mend();
         }
-        let conninfo = self.nodes[self.primary].conninfo(&format!("n{old}"));
+        let conninfo = self.conninfo(old, self.primary);
         self.nodes[old].run_as(Role::Standby);
         let node = &mut self.nodes[old];
         let output =
@@ -229,7 +250,7 @@ impl Trio {
         Ok(said.starts_with("Cut off"))
     }
 
-    /// What was cut off goes on: it may think that it is the primary, but nobody confirms anything to it.
+    /// What was not ended goes on: it may think that it is the primary, but nobody confirms anything to it.
     fn go_on_alone(&mut self, old: usize) -> Result<(), String> {
         let node = &self.nodes[old];
         signal_all(node, Signal::Cont);
@@ -237,7 +258,7 @@ impl Trio {
         // Its reads are of the past; a write waits for a quorum that has left it.
         client.set_read_timeout(Duration::from_millis(300));
         match client.query("INSERT INTO rows VALUES (-1, 'nobody confirms this')") {
-            Ok(_) => Err(format!("n{old} acknowledged a write when it was cut off")),
+            Ok(_) => Err(format!("n{old} acknowledged a write although nobody follows it")),
             Err(_) => Ok(()),
         }
     }
@@ -263,9 +284,15 @@ impl Trio {
         Ok(())
     }
 
+    /// How one node reaches another.
+    fn conninfo(&self, from: usize, to: usize) -> String {
+        let port = self.cables[to].port();
+        format!("host=127.0.0.1 port={port} user=postgres application_name=n{from}")
+    }
+
     /// A node's settings: who has to confirm, if it is the primary, and whom it follows, if it doesn't.
     fn configure(&self, number: usize, upstream: Option<usize>) {
-        let conninfo = upstream.map_or(String::new(), |to| self.nodes[to].conninfo(&format!("n{number}")));
+        let conninfo = upstream.map_or(String::new(), |to| self.conninfo(number, to));
         self.nodes[number].reload(&format!(
             "primary_conninfo = '{conninfo}'\nsynchronous_standby_names = '{}'",
             self.names
