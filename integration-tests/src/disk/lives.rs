@@ -9,12 +9,13 @@ use sys::signal::Signal;
 use wal::lsn::Lsn;
 
 use super::campaign::Tally;
-use super::look::{Expected, Look, PowerLoss, Recorded};
+use super::look::{Expected, Look, Making, PowerLoss, Recorded};
 use super::messages::Messages;
 use super::recorder::Syncs;
 use super::trace::Moment;
 use super::workload::{RoundEnd, Workload, read_rows};
-use crate::node::{Node, Role};
+use crate::client::{Client, parse_error};
+use crate::node::Node;
 use crate::random::Random;
 use crate::scenario::Scenario;
 use crate::{procfs, wait};
@@ -83,7 +84,14 @@ impl<'a> Run<'a> {
         if seed.is_multiple_of(2) && !with_standby {
             settings.push(KEEP_NO_LOG.to_owned());
         }
-        let mut primary = Recorded::init(scenario, &workload, &mut random, images.div_ceil(4), tally)?;
+        let mut making = Making {
+            scenario,
+            history: &workload.history,
+            random: &mut random,
+            images: images.div_ceil(4),
+            tally: &mut *tally,
+        };
+        let mut primary = Recorded::made(None, &mut making)?;
         primary.node.settings.extend(settings);
         let standby = None;
         Ok(Run { scenario, random, images, tally, workload, primary, standby, with_standby, syncs })
@@ -149,6 +157,8 @@ impl<'a> Run<'a> {
             }
             Err(why) => return Err(why),
         }
+        // A sync that fails is an error of who makes a slot, and leaves open whether it is there; slots are not replicated.
+        self.workload.with_slots = !failing && !self.with_standby;
         let connected = self.workload.connect(&self.primary.node);
         if !failing {
             connected.map_err(|error| error.to_string())?;
@@ -178,12 +188,17 @@ impl<'a> Run<'a> {
 
     fn start_standby(&mut self) -> Result<(), String> {
         if self.standby.is_none() {
-            let scope = self.scenario.path("standby");
-            fs::create_dir_all(&scope).map_err(|error| error.to_string())?;
-            let mut node = Node::clone_of(self.scenario, "standby/data", &self.primary.node);
-            node.settings.extend(SETTINGS.map(str::to_owned));
-            node.set(KEEP_NO_LOG);
-            self.standby = Some(Recorded::of(self.scenario, Role::Standby, scope, node)?);
+            let mut making = Making {
+                scenario: self.scenario,
+                history: &self.workload.history,
+                random: &mut self.random,
+                images: self.images.div_ceil(4),
+                tally: self.tally,
+            };
+            let mut standby = Recorded::made(Some(&self.primary.node), &mut making)?;
+            standby.node.settings.extend(SETTINGS.map(str::to_owned));
+            standby.node.set(KEEP_NO_LOG);
+            self.standby = Some(standby);
         }
         let standby = self.standby.as_mut().expect("just made");
         standby.node.settings.retain(|setting| !setting.starts_with("primary_conninfo="));
@@ -199,12 +214,21 @@ impl<'a> Run<'a> {
         let until = clock::now().saturating_add(least);
         let mut round = 0;
         let (mut slow_read, slow_from) = (None, self.random.below(120));
+        let (mut backup, backup_from) = (None, self.random.below(120));
         while round < rounds || (clock::now() < until && round < 200) {
             round += 1;
             if round == slow_from {
                 slow_read = self.workload.begin_slow_read(&self.primary.node).ok();
             } else if round == slow_from + 40 {
                 slow_read = None;
+            }
+            if round == backup_from {
+                backup = self.workload.begin_backup(&self.primary.node).ok();
+            } else if round == backup_from + 10 {
+                backup
+                    .take()
+                    .map_or(Ok(()), take_backup)
+                    .or_else(|why| if may_end { Ok(()) } else { Err(why) })?;
             }
             if self.workload.round(usize::MAX, || {}) == RoundEnd::Interrupted {
                 if may_end {
@@ -215,7 +239,7 @@ impl<'a> Run<'a> {
         }
         self.compare_nodes()?;
         if end == End::Stop {
-            drop(slow_read);
+            drop((slow_read, backup));
         } else {
             let victims = victims(&self.primary.node, end)?;
             let after = usize::try_from(self.random.below(3)).unwrap_or(0);
@@ -275,6 +299,18 @@ impl<'a> Run<'a> {
         };
         let power_loss = (standby_end == End::PowerLoss).then_some(PowerLoss::Anywhere);
         look.life(standby, &judge, power_loss).map_err(|error| format!("standby: {error}"))
+    }
+}
+
+/// Takes a base backup to its end.
+fn take_backup(mut client: Client) -> Result<(), String> {
+    loop {
+        let message = client.read_message().map_err(|error| format!("base backup: {error}"))?;
+        match message.tag {
+            b'E' => return Err(format!("base backup: {}", parse_error(&message.body))),
+            b'Z' => return Ok(()),
+            _ => {}
+        }
     }
 }
 

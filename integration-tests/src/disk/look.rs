@@ -16,7 +16,6 @@ use super::orders::Watch;
 use super::recorder::{self, Recorder};
 use super::trace::{Call, Moment, Trace};
 use super::verify::{self, Depth, Trial};
-use super::workload::Workload;
 use crate::node::{Node, Role};
 use crate::random::Random;
 use crate::scenario::Scenario;
@@ -46,67 +45,56 @@ pub(super) enum PowerLoss {
 }
 
 impl Recorded {
-    /// `primary init`, recorded too: whatever is left of a directory whose making was cut short doesn't start as a node
-    /// that lacks something; one whose making has ended does start.
-    pub(super) fn init(
-        scenario: &Scenario,
-        workload: &Workload,
-        random: &mut Random,
-        images: usize,
-        tally: &mut Tally,
-    ) -> Result<Recorded, String> {
-        let scope = scenario.path("primary");
+    /// The command that makes the directory (`primary init`, or `standby clone` of a node), recorded too: whatever is left of
+    /// one whose making was cut short doesn't start as a node that lacks something; one whose making has ended does start.
+    pub(super) fn made(upstream: Option<&Node>, making: &mut Making<'_>) -> Result<Recorded, String> {
+        let Making { scenario, history, random, images, tally } = making;
+        let (name, role) = match upstream {
+            None => ("primary", Role::Primary),
+            Some(_) => ("standby", Role::Standby),
+        };
+        let scope = scenario.path(name);
         fs::create_dir_all(&scope).map_err(|error| error.to_string())?;
         let mut disk = Disk::new(&read_tree(&scope).map_err(|error| error.to_string())?);
-        let path = scenario.path("primary.init.trace");
+        let path = scenario.path(&format!("{name}.made.trace"));
         let data = verify::data_directory(&scope);
-        let trace = recorder::init(&data, &scope, &path)?;
-        let trial = Trial::new(scenario, Role::Primary, Depth::default());
-        let allowed = |rows: &Rows| workload.history.check(rows, &workload.history.nothing());
-        let mut cuts = cuts(&trace, &Messages::default(), random, images);
+        let trace = match upstream {
+            None => recorder::init(&data, &scope, &path)?,
+            Some(upstream) => recorder::clone(upstream, &data, &scope, &path)?,
+        };
+        let trial = Trial::new(scenario, role, Depth::default());
+        let allowed = |rows: &Rows| history.check(rows, &history.nothing());
+        let mut cuts = cuts(&trace, &Messages::default(), random, *images);
         cuts.push(trace.end);
         let messages = Messages::default();
-        let mut watch = Watch::new(&disk, &trace, &messages, &workload.history);
+        let mut watch = Watch::new(&disk, &trace, &messages, history);
         walk(&mut disk, &trace, &cuts, &mut watch, |disk, cut| {
             let survival = if cut == trace.end { Survival::Nothing } else { Survival::random(random) };
             let image = Image::of(disk, survival);
             tally.images += 1;
             match trial.run(&image, &allowed, Lsn::INVALID) {
                 Err(error) if cut == trace.end || !error.starts_with("it ended") => {
-                    Err(keep(scenario, &image, format!("init, {cut:?}, {survival:?}: {error}")))
+                    Err(keep(scenario, &image, format!("{name} made, {cut:?}, {survival:?}: {error}")))
                 }
                 _ => Ok(()),
             }
         })?;
         disk.settle(&scope)?;
-        let mut recorded =
-            Recorded::of(scenario, Role::Primary, scope, Node::at(scenario, "primary/data", Role::Primary))?;
-        recorded.disk = disk;
-        recorded.required = workload.history.nothing();
-        Ok(recorded)
-    }
-
-    /// A node on a directory that is durable.
-    pub(super) fn of(
-        scenario: &Scenario,
-        role: Role,
-        scope: PathBuf,
-        node: Node,
-    ) -> Result<Recorded, String> {
-        let disk = Disk::new(&read_tree(&scope).map_err(|error| error.to_string())?);
         let recorder = Recorder::new(&scope, scenario.root());
-        let log_end = Lsn::INVALID;
-        Ok(Recorded {
-            role,
-            scope,
-            node,
-            recorder,
-            disk,
-            log_end,
-            required: Vec::new(),
-            tried: HashSet::new(),
-        })
+        let node = Node::at(scenario, &format!("{name}/data"), role);
+        let (log_end, required, tried) = (Lsn::INVALID, history.nothing(), HashSet::new());
+        Ok(Recorded { role, scope, node, recorder, disk, log_end, required, tried })
     }
+}
+
+/// What the making of a node's directory is looked at with.
+#[derive(Debug)]
+pub(super) struct Making<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) history: &'a History,
+    pub(super) random: &'a mut Random,
+    pub(super) images: usize,
+    pub(super) tally: &'a mut Tally,
 }
 
 /// What an image must hold.

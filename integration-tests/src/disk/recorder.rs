@@ -74,12 +74,22 @@ pub fn wrapper(path: &Path, syncs: Syncs) -> Vec<OsString> {
 
 /// `primary init` of a data directory in a scope, recorded in `path`.
 pub fn init(data: &Path, scope: &Path, path: &Path) -> Result<Trace, String> {
+    run("primary", &["init", "--wal-segsize", "1MB"], data, scope, path)
+}
+
+/// `standby clone` of a node into a data directory in a scope, recorded in `path`.
+pub fn clone(upstream: &Node, data: &Path, scope: &Path, path: &Path) -> Result<Trace, String> {
+    run("standby", &["clone", "--from", &upstream.conninfo("standby")], data, scope, path)
+}
+
+/// A command that makes a data directory.
+fn run(program: &str, arguments: &[&str], data: &Path, scope: &Path, path: &Path) -> Result<Trace, String> {
     let mut words = wrapper(path, Syncs::Usual).into_iter();
     let mut command = Command::new(words.next().unwrap_or_default());
-    command.args(words).arg(programs::walship("primary")).arg("init").arg("-D").arg(data);
-    let output = command.args(["--wal-segsize", "1MB"]).output().map_err(|error| error.to_string())?;
+    command.args(words).arg(programs::walship(program)).args(arguments).arg("-D").arg(data);
+    let output = command.output().map_err(|error| error.to_string())?;
     if !output.status.success() {
-        return Err(format!("primary init: {}", String::from_utf8_lossy(&output.stderr)));
+        return Err(format!("{program} {}: {}", arguments[0], String::from_utf8_lossy(&output.stderr)));
     }
     let read = || fs::read_to_string(path).ok().filter(|text| trace::is_complete(text));
     trace::parse(&wait::until("strace to end", read), scope).map_err(|error| error.to_string())

@@ -2,14 +2,15 @@
 //!
 //! The checks, in this order:
 //! 1. The node starts and gives rows that the history allows ([`super::history`]).
-//! 2. It takes a write, if it is a primary.
-//! 3. It stops, and pg_waldump reads the log up to where the node said that it ends.
-//! 4. Sometimes: it starts again, with the same rows.
-//! 5. Sometimes: its tables are removed, so that recovery builds them from the log alone, if no checkpoint has removed any
+//! 2. Each of its slots has the log that it promises to keep.
+//! 3. It takes a write, if it is a primary.
+//! 4. It stops, and pg_waldump reads the log up to where the node said that it ends.
+//! 5. Sometimes: it starts again, with the same rows.
+//! 6. Sometimes: its tables are removed, so that recovery builds them from the log alone, if no checkpoint has removed any
 //!    of it, with the same rows: the log and the tables say the same.
 //!
 //! Segments that a checkpoint would be free to remove (all before the redo and the checkpoint of the control file) are
-//! sometimes removed before: recovery must not need them.
+//! sometimes removed before, if there are no slots: recovery must not need them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -74,7 +75,7 @@ impl<'a> Trial<'a> {
             fs::remove_dir_all(&root).map_err(io)?;
         }
         image.write_to(&root).map_err(io)?;
-        if self.depth.prune {
+        if self.depth.prune && !has_slots(&root.join(DATA)) {
             prune(&root.join(DATA))?;
         }
         let mut node = self.node();
@@ -102,6 +103,7 @@ impl<'a> Trial<'a> {
         let mut client = connect(node)?;
         let (rows, _) = read_rows(&mut client)?;
         allowed(&rows)?;
+        check_slots(&mut client, node.dir())?;
         let end = self.go_on(&mut client)?;
         if end < log_end && !is_within_record(node.dir(), end, log_end)? {
             return Err(format!("the log ends at {end}, it was called durable up to {log_end}"));
@@ -206,6 +208,32 @@ fn stop(node: &mut Node) -> Result<(), String> {
         (true, Some(0)) => Ok(()),
         _ => Err(format!("the stop ended with {}, the node with {status:?}", output.status)),
     }
+}
+
+fn has_slots(data: &Path) -> bool {
+    fs::read_dir(data.join("pg_replslot")).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// The log is there from where each slot wants it.
+fn check_slots(client: &mut Client, data: &Path) -> Result<(), String> {
+    let sql =
+        "SELECT slot_name, restart_lsn, wal_status FROM pg_replication_slots WHERE restart_lsn IS NOT NULL";
+    let slots = client.query(sql).map_err(|error| format!("{sql}: {error}"))?.rows;
+    let oldest = segments(&data.join("pg_wal"))?.first().map_or(0, |(number, _)| number * SEGMENT_SIZE);
+    for slot in slots {
+        let [Some(name), Some(restart), Some(status)] = &slot[..] else {
+            return Err(format!("a slot without a state: {slot:?}"));
+        };
+        let restart: Lsn =
+            restart.parse().map_err(|_| format!("slot {name} wants the log from {restart}"))?;
+        if !["reserved", "extended"].contains(&status.as_str()) || restart.0 < oldest {
+            return Err(format!(
+                "slot {name} wants the log from {restart}, which is {status}: it begins at {}",
+                Lsn(oldest)
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn remove_tables(data: &Path) -> Result<(), String> {

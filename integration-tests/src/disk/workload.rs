@@ -17,6 +17,13 @@ const TABLES: [&str; 3] = [
     "CREATE TABLE c(n integer PRIMARY KEY AUTOINCREMENT, k text UNIQUE, body text)",
 ];
 
+/// Replication slots stand among the rows as those of a table of this name: like rows they are there once they were acknowledged, and
+/// gone once that was.
+pub const SLOTS: &str = "replication slots";
+
+/// Most slots of one client: four clients may have as many as there can be by default.
+const SLOTS_MAX: usize = 2;
+
 /// Clients of a node, each with a session.
 #[derive(Debug)]
 pub struct Workload {
@@ -27,6 +34,8 @@ pub struct Workload {
     next: u64,
     /// Longest body, bytes.
     body_max: u64,
+    /// Whether slots are made, advanced and dropped.
+    pub with_slots: bool,
     /// What was asked for in this life of the node.
     pub history: History,
 }
@@ -52,7 +61,8 @@ impl Workload {
     pub fn new(seed: u64, clients: usize) -> Workload {
         let mut random = Random::new(seed);
         let body_max = *random.pick(&[40, 400, 6_000, 60_000]);
-        Workload { random, sessions: Vec::new(), round: 0, next: 0, body_max, history: History::new(clients) }
+        let history = History::new(clients);
+        Workload { random, sessions: Vec::new(), round: 0, next: 0, body_max, with_slots: false, history }
     }
 
     /// Connects all clients and, the first time, makes the tables.
@@ -111,6 +121,13 @@ impl Workload {
         Ok(client)
     }
 
+    /// Begins a base backup of a moment, which goes on while its client takes it.
+    pub fn begin_backup(&self, node: &Node) -> Result<Client, ClientError> {
+        let mut client = Client::connect(&node.address(), &[("replication", "true")])?;
+        client.send_query("BASE_BACKUP ( LABEL 'images', CHECKPOINT 'fast', WAL )")?;
+        Ok(client)
+    }
+
     /// The sessions end.
     pub fn disconnect(&mut self) {
         self.sessions.clear();
@@ -151,7 +168,9 @@ impl Workload {
         let number = self.next;
         self.next += 1;
         let table = *self.random.pick(&["a", "b", "c"]);
-        match self.random.below(20) {
+        let kinds = if self.with_slots { 24 } else { 20 };
+        match self.random.below(kinds) {
+            20.. => self.slot(&rows, client, number),
             0..=7 => self.insert(table, client, number, 1),
             8 => self.insert(table, client, number, 3),
             9..=12 => self.update(&rows, client, number),
@@ -191,7 +210,7 @@ impl Workload {
     }
 
     fn row(&mut self, rows: &Rows) -> Option<Key> {
-        let keys: Vec<&Key> = rows.keys().filter(|(_, key)| !key.is_empty()).collect();
+        let keys: Vec<&Key> = rows.keys().filter(is_row).collect();
         if keys.is_empty() { None } else { Some((*self.random.pick(&keys)).clone()) }
     }
 
@@ -213,7 +232,7 @@ impl Workload {
 
     /// Several statements as one: all or nothing.
     fn several(&mut self, rows: &Rows, client: usize, number: u64) -> (String, Vec<Effect>) {
-        if !rows.keys().any(|(_, key)| !key.is_empty()) {
+        if !rows.keys().any(|key| is_row(&key)) {
             return self.insert("a", client, number, 2);
         }
         let parts = [
@@ -225,6 +244,24 @@ impl Workload {
         // The delete comes last, so it may hit the row of the update but none that is not there.
         let sql: Vec<String> = parts.iter().map(|(sql, _)| sql.clone()).collect();
         (sql.join("; "), parts.into_iter().flat_map(|(_, effects)| effects).collect())
+    }
+
+    /// Makes a slot of the client's own that keeps the log from here on, has it keep less, or drops it.
+    fn slot(&mut self, rows: &Rows, client: usize, number: u64) -> (String, Vec<Effect>) {
+        let own: Vec<&Key> = rows.keys().filter(|(table, _)| table == SLOTS).collect();
+        if own.is_empty() || (own.len() < SLOTS_MAX && self.random.below(2) == 0) {
+            let name = format!("{client}_{number}");
+            let sql = format!("SELECT pg_create_physical_replication_slot('{name}', true)");
+            return (sql, vec![Effect::Put((SLOTS.to_owned(), name), String::new())]);
+        }
+        let key = (*self.random.pick(&own)).clone();
+        if self.random.below(3) == 0 {
+            (format!("SELECT pg_drop_replication_slot('{}')", key.1), vec![Effect::Remove(key)])
+        } else {
+            // On disk with the next checkpoint, which then has less to keep.
+            let sql = format!("SELECT pg_replication_slot_advance('{}', pg_current_wal_flush_lsn())", key.1);
+            (sql, Vec::new())
+        }
     }
 
     /// Makes a table of the client's own with a row in it, or drops or indexes one.
@@ -247,15 +284,23 @@ impl Workload {
     }
 }
 
-/// Every row of every table of the workload, in one statement so that it is one state. How many answers it took, also.
+/// Whether it is a row that a statement can change.
+fn is_row((table, key): &&Key) -> bool {
+    !key.is_empty() && table != SLOTS
+}
+
+/// Every slot, and every row of every table of the workload, in one statement so that it is one state. How many answers it took, also.
 pub fn read_rows(client: &mut Client) -> Result<(Rows, usize), String> {
     let mut query = |sql: &str| client.query(sql).map_err(|error| format!("{sql}: {error}"));
+    let mut rows = Rows::new();
+    for slot in query("SELECT slot_name FROM pg_replication_slots")?.rows.into_iter().flatten().flatten() {
+        rows.insert((SLOTS.to_owned(), slot), String::new());
+    }
     let tables = query("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'")?;
     let names: Vec<String> = tables.rows.into_iter().flatten().flatten().collect();
-    let mut rows = Rows::new();
     let names: Vec<String> = names.into_iter().filter(|name| !name.contains("walship")).collect();
     if names.is_empty() {
-        return Ok((rows, 1));
+        return Ok((rows, 2));
     }
     let selects: Vec<String> =
         names.iter().map(|name| format!("SELECT '{name}', k, body FROM {name}")).collect();
@@ -273,6 +318,6 @@ pub fn read_rows(client: &mut Client) -> Result<(Rows, usize), String> {
     }
     match counted.into_iter().find(|(_, count)| *count > 1) {
         Some((key, count)) => Err(format!("{key:?} is there {count} times")),
-        None => Ok((rows, 2)),
+        None => Ok((rows, 3)),
     }
 }

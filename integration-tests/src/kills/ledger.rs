@@ -215,6 +215,16 @@ fn statement(random: &mut Random, client: usize, id: u64) -> (String, bool) {
         }
         2 => return ("CREATE TABLE IF NOT EXISTS extra(x)".to_owned(), false),
         3 => return ("DROP TABLE IF EXISTS extra".to_owned(), false),
+        5 => {
+            let sql = format!("SELECT pg_create_physical_replication_slot('load_{client}', true)");
+            return (sql, false);
+        }
+        6 => return (format!("SELECT pg_drop_replication_slot('load_{client}')"), false),
+        7 => {
+            let sql =
+                format!("SELECT pg_replication_slot_advance('load_{client}', pg_current_wal_flush_lsn())");
+            return (sql, false);
+        }
         4 => return ("UPDATE acked SET filler = filler WHERE id % 7 = 0".to_owned(), false),
         _ => {}
     }
@@ -240,8 +250,10 @@ fn verdict(answer: &Answer) -> Result<Verdict, String> {
     match &answer.error {
         None => Ok(Verdict::Done),
         Some(error) if error.severity != "ERROR" => Ok(Verdict::End),
-        // A full disk or a broken one, or a snapshot that had to give way.
-        Some(error) if ["53100", "58030", "40001"].contains(&error.sqlstate.as_str()) => Ok(Verdict::Open),
+        // A full disk or a broken one, a snapshot that had to give way, a slot that is there already or isn't.
+        Some(error) if ["53100", "58030", "40001", "42710", "42704"].contains(&error.sqlstate.as_str()) => {
+            Ok(Verdict::Open)
+        }
         Some(error) => Err(format!("a client was told {error}")),
     }
 }

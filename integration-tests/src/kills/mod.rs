@@ -1,12 +1,13 @@
 //! The kill loop: a primary and a standby under load; in every round something random is done to something random, and
-//! then nothing that was acknowledged may be missing.
+//! then nothing that was acknowledged may be missing. Checkpoints remove the log that nobody needs, slots come and go, and every
+//! few rounds commits begin or cease to wait for the standby.
 //!
 //! After each round, once both nodes serve again:
 //!
 //! 1. every acknowledged row is on the primary, once; no row that nobody sent; no transaction in halves ([`ledger`]);
 //! 2. the standby has caught up, and both nodes give the same rows and the same schema;
 //! 3. nothing runs on either data directory but its postmaster and that one's children;
-//! 4. pg_waldump reads, on both nodes, all that the log has got since the round before; the whole log, from the oldest segment
+//! 4. each slot has the log that it promises to keep; pg_waldump reads, on both nodes, all that the log has got since the round before; the whole log, from the oldest segment
 //!    that is not removed, every [`WHOLE_LOG`] rounds and at the end.
 //!
 //! Deeds, delays and statements follow from the seed; what they meet is up to the scheduler. On a failure everything is
@@ -26,7 +27,7 @@ use std::time::Duration;
 use failpoint::Point;
 use sys::clock;
 
-use self::deed::Deed;
+use self::deed::{Deed, Side};
 use self::ledger::{AHEAD_MAX, Ledger};
 use self::pair::Pair;
 use crate::random::Random;
@@ -36,6 +37,8 @@ use crate::wait;
 
 /// How often the whole log is read, in rounds.
 const WHOLE_LOG: u64 = 25;
+/// Commits begin or cease to wait for the standby once in so many rounds.
+const CHANGE_EVERY: u64 = 8;
 /// Within this time after the statements were sent something is done. They take about as long.
 const DELAY_MAX: Duration = Duration::from_millis(60);
 
@@ -52,6 +55,8 @@ pub struct Tally {
     pub deeds: BTreeMap<&'static str, u64>,
     /// Rounds by whom it was done to.
     pub victims: BTreeMap<String, u64>,
+    /// Rounds in which commits waited for the standby.
+    pub synchronous: u64,
     /// How often an armed failpoint was met.
     pub failpoints: BTreeMap<Point, u64>,
     /// Crash restarts of both nodes.
@@ -62,12 +67,12 @@ pub struct Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tally { rounds, acknowledged, unanswered, deeds, victims, failpoints, crash_restarts, time } =
-            self;
+        let Tally { rounds, acknowledged, unanswered, deeds, victims, failpoints, .. } = self;
+        let Tally { synchronous, crash_restarts, time, .. } = self;
         writeln!(
             f,
-            "{rounds} rounds in {:.0} s: {acknowledged} rows acknowledged, {unanswered} not answered, {crash_restarts} \
-             crash restarts",
+            "{rounds} rounds in {:.0} s, {synchronous} of them synchronous: {acknowledged} rows acknowledged, {unanswered} \
+             not answered, {crash_restarts} crash restarts",
             time.as_secs_f64()
         )?;
         deeds.iter().try_for_each(|(deed, count)| writeln!(f, "  {count:5} {deed}"))?;
@@ -105,6 +110,8 @@ struct Run {
     pair: Pair,
     ledger: Ledger,
     deeds: File,
+    /// Commits wait for the standby.
+    synchronous: bool,
 }
 
 impl Run {
@@ -112,7 +119,7 @@ impl Run {
         let pair = Pair::start(scenario, &[])?;
         let ledger = Ledger::create(&pair.cluster.primary)?;
         let deeds = File::create(scenario.path("deeds")).map_err(|error| error.to_string())?;
-        Ok(Run { random: Random::new(seed), pair, ledger, deeds })
+        Ok(Run { random: Random::new(seed), pair, ledger, deeds, synchronous: false })
     }
 
     fn rounds(&mut self, count: u64, tally: &mut Tally, out: &mut dyn Write) -> Result<(), String> {
@@ -129,7 +136,12 @@ impl Run {
         let deed = Deed::draw(&mut random);
         let delay = Duration::from_micros(random.below(DELAY_MAX.as_micros() as u64));
         let number = tally.rounds + 1;
-        writeln!(self.deeds, "round {number}: {delay:?} after the load began: {deed}")
+        if random.below(CHANGE_EVERY) == 0 {
+            self.synchronous = !self.synchronous;
+            self.pair.set_synchronous(self.synchronous)?;
+        }
+        let waits = if self.synchronous { ", commits wait for the standby" } else { "" };
+        writeln!(self.deeds, "round {number}: {delay:?} after the load began: {deed}{waits}")
             .map_err(|error| error.to_string())?;
         let acknowledged = self.ledger.acknowledged;
         self.ledger.connect(&self.pair.cluster.primary, &self.pair.cluster.standby)?;
@@ -138,6 +150,11 @@ impl Run {
         self.ledger.send(&mut random, AHEAD_MAX);
         wait::watch_for(delay);
         self.pair.commit(&deed, &processes, &mut random)?;
+        if self.synchronous {
+            // Without it there may be no answer.
+            self.pair.serve(Side::Standby)?;
+            tally.synchronous += 1;
+        }
         self.ledger.read()?;
         // It may be a start, or the end of a session, that meets a failpoint.
         self.pair.heal()?;

@@ -287,8 +287,16 @@ impl Pair {
         }
     }
 
+    /// From now on commits wait for the standby, or do no more.
+    pub(super) fn set_synchronous(&mut self, synchronous: bool) -> Result<(), String> {
+        let names = if synchronous { "*" } else { "" };
+        self.cluster.primary.reload(&format!("synchronous_standby_names = '{names}'"));
+        // Until the standby has answered once, nobody writes.
+        self.level().map(|_| ())
+    }
+
     /// Waits until a node lets clients in; starts it when it has ended.
-    fn serve(&mut self, side: Side) -> Result<(), String> {
+    pub(super) fn serve(&mut self, side: Side) -> Result<(), String> {
         let node = self.node(side);
         let mut starts = 0;
         let served = wait::within(wait::DEADLINE, || {
@@ -303,17 +311,21 @@ impl Pair {
         result.map_err(|why| format!("{side}: {why}\n{}", node.log_tail()))
     }
 
-    /// Waits until the standby holds all that the primary has; up to where that is.
+    /// Waits until the primary takes writes and the standby holds all that it has; up to where that is.
     pub(super) fn level(&mut self) -> Result<Lsn, String> {
         let Cluster { primary, standby } = &mut self.cluster;
+        let value = |node: &Node, sql: &str| -> Option<String> {
+            let answer = node.try_client().ok()?.query(sql).ok()?;
+            answer.rows.first()?.first()?.clone()
+        };
         let position = |node: &Node, function: &str| -> Option<Lsn> {
-            let answer = node.try_client().ok()?.query(&format!("SELECT {function}()")).ok()?;
-            answer.rows.first()?.first()?.as_ref()?.parse().ok()
+            value(node, &format!("SELECT {function}()"))?.parse().ok()
         };
         let level = wait::within(wait::DEADLINE, || {
             if primary.has_ended() || standby.has_ended() {
                 return Some(None);
             }
+            value(primary, "SHOW default_transaction_read_only").filter(|value| value == "off")?;
             let end = position(primary, "pg_current_wal_flush_lsn")?;
             (position(standby, "pg_last_wal_replay_lsn")? >= end).then_some(Some(end))
         });
@@ -332,7 +344,25 @@ impl Pair {
             ));
         }
         self.check_processes()?;
+        self.check_slots()?;
         self.read_log(end, whole_log)
+    }
+
+    /// The log is there from where each slot of the primary wants it.
+    fn check_slots(&mut self) -> Result<(), String> {
+        let primary = &self.cluster.primary;
+        // Before the slots are read: the standby's may move on, and a checkpoint remove what it wanted.
+        let oldest = oldest_segment(&primary.dir().join("pg_wal"))?;
+        let sql = "SELECT slot_name, restart_lsn, wal_status FROM pg_replication_slots WHERE restart_lsn IS NOT NULL";
+        let answer = primary.try_client().and_then(|mut client| client.query(sql));
+        let slots = answer.map_err(|error| format!("{sql}: {error}"))?.rows;
+        for slot in slots {
+            let restart = slot[1].as_deref().and_then(|text| text.parse::<Lsn>().ok());
+            if restart.is_none_or(|restart| restart < oldest) || slot[2].as_deref() == Some("lost") {
+                return Err(format!("the log begins at {oldest}, and there is slot {slot:?}"));
+            }
+        }
+        Ok(())
     }
 
     /// Up to `end`, which both nodes have reached; from the oldest segment that is left, or from where the last look ended.
