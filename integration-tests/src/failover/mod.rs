@@ -156,7 +156,7 @@ impl Trio {
         let loss = *random.pick(&LOSSES);
         self.clients.connect(&self.nodes[self.primary], self.nodes.iter())?;
         self.clients.send(&mut random);
-        wait::watch_for(Duration::from_micros(random.below(40_000)));
+        wait::watch_for(Duration::from_micros(random.below(120_000)));
         self.lose(loss)?;
         let old = self.primary;
         let failed_over = self.fail_over()?;
