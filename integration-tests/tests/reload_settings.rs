@@ -61,6 +61,7 @@ const CASES: &[Case] = &[
         "wal_retrieve_retry_interval = '1h'\nlog_min_messages = 'debug1'",
         wal_retrieve_retry_interval,
     ),
+    ("hot_standby_feedback", "", hot_standby_feedback),
     ("log_min_messages", "", log_min_messages),
     ("log_replication_commands", "", log_replication_commands),
     ("recovery_min_apply_delay", "recovery_min_apply_delay = '1h'", recovery_min_apply_delay),
@@ -105,6 +106,12 @@ fn every_setting_that_a_reload_can_change_has_effect() {
 fn soon(what: &str, mut condition: impl FnMut() -> bool) {
     let held = wait::within(SOON, || condition().then_some(()));
     assert!(held.is_some(), "waited {SOON:?} in vain for {what}");
+}
+
+/// It has no effect: what can be seen is that it is set.
+fn hot_standby_feedback(cluster: &mut Cluster) {
+    cluster.standby.reload("hot_standby_feedback = 'on'");
+    assert_eq!(cluster.standby.value("SHOW hot_standby_feedback"), "on");
 }
 
 fn archive_command(cluster: &mut Cluster) {

@@ -6,11 +6,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use sender::cli::{DataDirArg, Run, Stop, report, status, stop, usage_error};
+use sender::cli::{DataDirArg, Run, Stop, report, stop, usage_error};
 use sender::control::ControlFile;
 use sender::datadir::DataDir;
 use sender::reload_command::{Reload, reload};
 use sender::run::run_node;
+use sender::status_command::status;
 use wal::timeline::TimelineId;
 
 use crate::clone::CloneRequest;
@@ -43,7 +44,7 @@ enum Command {
     Demote(Demote),
     /// Read walship.conf again, and wait until every process has it
     Reload(Reload),
-    /// Say whether the node runs
+    /// Say whether the node runs, how it is, and what is wrong with it
     Status(DataDirArg),
 }
 

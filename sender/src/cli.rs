@@ -25,6 +25,7 @@ use crate::datadir::{DataDir, NewFiles};
 use crate::reload_command::{Reload, reload};
 use crate::run::run_node;
 use crate::startup::writer::first_role;
+use crate::status_command::status;
 
 /// Exit status: failed.
 pub const FAILED: i32 = 1;
@@ -58,7 +59,7 @@ enum PrimaryCommand {
     Stop(Stop),
     /// Read walship.conf again, and wait until every process has it
     Reload(Reload),
-    /// Say whether the node runs
+    /// Say whether the node runs, how it is, and what is wrong with it
     Status(DataDirArg),
 }
 
@@ -179,12 +180,12 @@ pub fn report(result: Result<String, String>) -> i32 {
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer to its user")]
-fn print_line(line: &str) {
+pub(crate) fn print_line(line: &str) {
     println!("{line}");
 }
 
 #[expect(clippy::print_stderr, reason = "the command's answer to its user")]
-fn print_error(message: &str) {
+pub(crate) fn print_error(message: &str) {
     eprintln!("error: {message}");
 }
 
@@ -305,7 +306,7 @@ fn wait_for_exit(process: &PidFd, timeout: Duration) -> io::Result<bool> {
 }
 
 /// Whether there is a data directory, and it can be looked into; if not why, in pg_ctl's words.
-fn check_data_dir(data_dir: &Path) -> Result<(), String> {
+pub(crate) fn check_data_dir(data_dir: &Path) -> Result<(), String> {
     let directory = data_dir.display();
     let unreachable = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => format!("directory \"{directory}\" does not exist"),
@@ -318,31 +319,6 @@ fn check_data_dir(data_dir: &Path) -> Result<(), String> {
             Err(format!("directory \"{directory}\" is not a database cluster directory"))
         }
         Err(error) => Err(unreachable(error)),
-    }
-}
-
-/// Says whether a node runs, where and since when.
-pub fn status(data_dir: &Path) -> i32 {
-    if let Err(message) = check_data_dir(data_dir) {
-        print_error(&message);
-        return NO_DATA_DIR;
-    }
-    match running(data_dir) {
-        Ok(Some(lines)) => {
-            let role = if DataDir::new(data_dir).is_standby() { "standby" } else { "primary" };
-            print_line(&format!(
-                "{role} is running (PID: {}), port {}, {}",
-                lines.pid,
-                lines.port,
-                lines.status.padded().trim_end()
-            ));
-            0
-        }
-        Ok(None) => {
-            print_line("no server running");
-            NOT_RUNNING
-        }
-        Err(message) => report(Err(message)),
     }
 }
 

@@ -53,6 +53,8 @@ pub mod session;
 pub mod session_count;
 mod shell_text;
 pub mod startup;
+pub mod status_command;
+pub mod status_report;
 mod sync;
 pub mod sync_rep;
 pub mod tail;

@@ -34,7 +34,8 @@ ipc::shared_struct! {
         pub committed: AtomicU64,
         /// Outcomes were sent for everything below: readers wait for it. Only grows.
         pub acknowledged: AtomicU64,
-        /// End of the last record that the startup process has read; pg_last_wal_replay_lsn().
+        /// End of the last record that was replayed, since the node started: stays when recovery has ended.
+        /// pg_last_wal_replay_lsn().
         pub replayed: AtomicU64,
         /// Start of the last checkpoint record that was replayed; 0: none since start.
         pub replayed_checkpoint: AtomicU64,
@@ -72,7 +73,7 @@ impl RecoveryCtl {
         self.committed.store(lsn.0, Ordering::Release);
     }
 
-    /// End of the last record replayed.
+    /// End of the last record replayed; invalid when none was.
     pub fn replayed(&self) -> Lsn {
         Lsn(self.replayed.load(Ordering::Acquire))
     }
@@ -102,6 +103,11 @@ impl RecoveryCtl {
                 }
             }
         }
+    }
+
+    /// Whether the tables' disk is full.
+    pub fn has_no_room(&self) -> bool {
+        self.no_room.load(Ordering::Acquire) != 0
     }
 
     /// Whether any of those who wait wants more than has been applied.
@@ -202,7 +208,7 @@ pub fn wait_applied(
         if stop() {
             break Waited::Interrupted;
         }
-        if control.no_room.load(Ordering::Acquire) != 0 {
+        if control.has_no_room() {
             break Waited::NoRoom;
         }
         sleep();

@@ -65,6 +65,8 @@ ipc::shared_struct! {
         pub upstream_timeline: AtomicU32,
         /// Written to the file up to here, not necessarily durable.
         pub written: AtomicU64,
+        /// What had been received and made durable when the node was promoted; 0: it was not, since it started.
+        pub received_at_promotion: AtomicU64,
         /// When the last message was sent by the upstream, by its clock; µs since 2000-01-01.
         pub last_msg_send_time: AtomicI64,
         /// When the last message came in; µs since 2000-01-01.
@@ -142,6 +144,11 @@ impl WalRcvCtl {
                 return;
             }
         }
+    }
+
+    /// How far the log was received on a node that follows none any more; invalid: it never has, since it started.
+    pub fn received_lsn(&self) -> Lsn {
+        Lsn(self.received_at_promotion.load(Ordering::Acquire))
     }
 
     /// Written up to here, not necessarily durable.

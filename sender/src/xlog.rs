@@ -35,7 +35,7 @@ use ipc::lwlock::LwLock;
 use ipc::proc::ProcNumber;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
-use sys::clock;
+use sys::clock::{self, MonoTime};
 use wal::layout::{Chunk, Placement};
 use wal::lsn::Lsn;
 use wal::page::PAGE_SIZE;
@@ -90,8 +90,20 @@ ipc::shared_struct! {
         pub redo: AtomicU64,
         /// Number of the last segment that was removed, or is about to be; 0: none. Only grows. Likewise.
         pub removed: AtomicU64,
-        /// fsyncs of the log since start; for pg_stat_wal and the benchmark.
+        /// Records inserted since start; this and the next under the insert lock.
+        pub records: AtomicU64,
+        /// Their bytes.
+        pub record_bytes: AtomicU64,
+        /// How often an inserter had to write because the ring was full.
+        pub buffers_full: AtomicU64,
+        /// Writes of the log from the ring since start, and the time for them, ns. Under the write lock.
+        pub writes: AtomicU64,
+        /// See `writes`.
+        pub write_time: AtomicU64,
+        /// fsyncs of the log since start, and the time for them, ns: by whoever flushes, and by the walreceiver.
         pub syncs: AtomicU64,
+        /// See `syncs`.
+        pub sync_time: AtomicU64,
     }
 }
 
@@ -124,6 +136,20 @@ impl WalCtl {
     /// Segments up to that one are removed, or about to be. The checkpointer only.
     pub fn note_removed(&self, last: SegmentNumber) {
         self.removed.fetch_max(last.0, Ordering::AcqRel);
+    }
+
+    /// A record was inserted. Under the insert lock.
+    fn count_record(&self, bytes: u32) {
+        self.records.store(self.records.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let before = self.record_bytes.load(Ordering::Relaxed);
+        self.record_bytes.store(before + u64::from(bytes), Ordering::Relaxed);
+    }
+
+    /// The log was fsynced since `began`.
+    pub fn count_sync(&self, began: MonoTime) {
+        let took = clock::now().saturating_since(began);
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        self.sync_time.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// Raises the horizon; true when it moved.
@@ -215,6 +241,7 @@ impl Xlog {
                 self.copy(&placement, body);
                 self.publish(placement.start, placement.end);
             });
+            self.ctl().count_record(body.tot_len());
             drop(guard);
             self.begin_segment(before, placement.end);
             return Ok(Inserted { start: placement.start, end: placement.end });
@@ -240,7 +267,9 @@ impl Xlog {
                 self.prepare_to(switch.next + KEPT)?;
                 continue;
             }
-            self.copy(&switch.record, &mut wal::xlog::switch_record());
+            let mut record = wal::xlog::switch_record();
+            self.copy(&switch.record, &mut record);
+            self.ctl().count_record(record.tot_len());
             while self.node.buffers.initialized() < switch.next {
                 self.claim(self.node.buffers.initialized());
             }
@@ -293,6 +322,7 @@ impl Xlog {
         {
             let guard = self.ctl().write_lock.lock();
             // Everything before `page` is complete: this process holds the insert lock and has copied up to there.
+            self.ctl().buffers_full.fetch_add(1, Ordering::Relaxed);
             self.write_to(page);
             drop(guard);
             self.wake_flush_waiters();
@@ -434,10 +464,12 @@ impl Xlog {
             match self.store.file(self.ctl().timeline(), number) {
                 Ok(file) => {
                     let length = usize::try_from(stop - at).expect("at most a segment");
+                    let began = clock::now();
                     let written = failpoint::write(Site::LogWrite, length, |part| {
                         let (from, to) = (at + part.start as u64, at + part.end as u64);
                         self.node.buffers.pwrite(file, from, to, size.offset_of(from))
                     });
+                    self.count_write(began);
                     if let Err(error) = written {
                         let (reason, hint) = (reason(&error), hint(&error));
                         panic_severity(&format!("could not write to log file {}: {reason}{hint}", name()));
@@ -456,11 +488,20 @@ impl Xlog {
     /// fdatasyncs the segment that holds the byte before `upto`.
     fn sync(&mut self, upto: Lsn) {
         let number = self.node.segment_size.number_before(upto);
-        self.ctl().syncs.fetch_add(1, Ordering::Relaxed);
+        let began = clock::now();
         let _published = self.me.publish_wait(WaitEvent::WalSync);
         if let Err(error) = self.store.sync(self.ctl().timeline(), number) {
             panic_severity(&format!("{error}{}", error.hint()));
         }
+        self.ctl().count_sync(began);
+    }
+
+    /// Under the write lock.
+    fn count_write(&self, began: MonoTime) {
+        let took = clock::now().saturating_since(began).as_nanos() as u64;
+        let ctl = self.ctl();
+        ctl.writes.store(ctl.writes.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        ctl.write_time.store(ctl.write_time.load(Ordering::Relaxed) + took, Ordering::Relaxed);
     }
 
     /// Wakes everybody whose LSN is flushed, and one of the others: the next flusher. After the write lock is free.

@@ -233,6 +233,10 @@ pub enum View {
     StatWalReceiver,
     /// The archiver's one row
     StatArchiver,
+    /// What was inserted into the log, written and synced: one row
+    StatWal,
+    /// One row per base backup that is being sent
+    StatProgressBasebackup,
     /// One row per replication slot
     ReplicationSlots,
     /// One row per setting
@@ -356,6 +360,33 @@ pub const VIEWS: &[ViewRow] = &[
             ("last_failed_wal", Type::Text),
             ("last_failed_time", Type::Timestamptz),
             ("stats_reset", Type::Timestamptz),
+        ],
+    },
+    ViewRow {
+        name: "pg_stat_wal",
+        view: View::StatWal,
+        columns: &[
+            ("wal_records", Type::Int8),
+            ("wal_fpi", Type::Int8),
+            ("wal_bytes", Type::Numeric),
+            ("wal_buffers_full", Type::Int8),
+            ("wal_write", Type::Int8),
+            ("wal_sync", Type::Int8),
+            ("wal_write_time", Type::Float8),
+            ("wal_sync_time", Type::Float8),
+            ("stats_reset", Type::Timestamptz),
+        ],
+    },
+    ViewRow {
+        name: "pg_stat_progress_basebackup",
+        view: View::StatProgressBasebackup,
+        columns: &[
+            ("pid", Type::Int4),
+            ("phase", Type::Text),
+            ("backup_total", Type::Int8),
+            ("backup_streamed", Type::Int8),
+            ("tablespaces_total", Type::Int8),
+            ("tablespaces_streamed", Type::Int8),
         ],
     },
     ViewRow {
@@ -491,6 +522,8 @@ mod tests {
                 ("pg_stat_wal_receiver", 15),
                 ("pg_replication_slots", 15),
                 ("pg_stat_archiver", 7),
+                ("pg_stat_wal", 9),
+                ("pg_stat_progress_basebackup", 6),
                 ("pg_settings", 17),
                 ("pg_stat_latch", 8),
                 ("pg_listening_channels", 1),

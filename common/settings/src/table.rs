@@ -419,6 +419,8 @@ table! {
         sync_wait_warning: Option<Duration> = in_unit(Unit::Milliseconds, 0, INT_MAX), Value::Int(10_000), Sighup;
     }
     STANDBY {
+        /// Accepted for what sets it on every standby: here replay never waits for queries, nor do they end for it.
+        hot_standby_feedback: bool = Kind::Bool, Value::Bool(false), Sighup;
         /// Sets the minimum delay for applying changes during recovery.
         recovery_min_apply_delay: Option<Duration> = in_unit(Unit::Milliseconds, 0, INT_MAX), Value::Int(0), Sighup;
         /// Sets the connection string to be used to connect to the sending server.

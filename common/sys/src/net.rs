@@ -13,7 +13,8 @@ use std::{
 };
 
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
-use nix::sys::socket::SockaddrStorage;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{SockaddrStorage, getsockopt};
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 /// Connections that the kernel completes ahead of `accept`.
@@ -205,6 +206,11 @@ impl Stream {
     /// The address of the other end.
     pub fn peer_addr(&self) -> io::Result<PeerAddr> {
         Ok(self.0.peer_addr()?.as_socket().map_or(PeerAddr::Unix, PeerAddr::Tcp))
+    }
+
+    /// The user who made the other end of a Unix socket.
+    pub fn peer_uid(&self) -> io::Result<u32> {
+        Ok(getsockopt(&self.0, PeerCredentials)?.uid())
     }
 
     /// The descriptor's number.

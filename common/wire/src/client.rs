@@ -8,7 +8,7 @@ use crate::backend::{Column, TransactionStatus, begin, end, put_cstr};
 use crate::body::{Body, violation};
 use crate::error::ErrorResponse;
 use crate::framing::{LARGE_MESSAGE_MAX, Message};
-use crate::startup::{CANCEL_REQUEST_CODE, CancelRequest, Negotiation, PROTOCOL_3_0};
+use crate::startup::{CANCEL_REQUEST_CODE, CancelRequest, Negotiation, PROTOCOL_3_0, STATUS_REQUEST_CODE};
 use crate::types::Type;
 
 /// The first packet of a session: parameters by name, such as `user`, `database`, `replication`.
@@ -20,6 +20,13 @@ pub fn startup_message(out: &mut Vec<u8>, parameters: &[(&str, &str)]) {
         put_cstr(out, value);
     }
     out.push(0);
+    end(out, at);
+}
+
+/// The only packet of a connection that asks how the node is.
+pub fn status_request(out: &mut Vec<u8>) {
+    let at = begin_packet(out);
+    out.extend_from_slice(&STATUS_REQUEST_CODE.to_be_bytes());
     end(out, at);
 }
 

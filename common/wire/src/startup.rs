@@ -22,6 +22,9 @@ pub const GSSENC_REQUEST_CODE: u32 = 80_877_104;
 /// The code of a cancel request.
 pub const CANCEL_REQUEST_CODE: u32 = 80_877_102;
 
+/// The code by which the owner of a node asks how it is. Our own, of PostgreSQL's range for such requests.
+pub const STATUS_REQUEST_CODE: u32 = (1234 << 16) | 5900;
+
 /// Names are cut to this many bytes.
 const NAME_MAX: usize = 63;
 
@@ -32,6 +35,8 @@ pub enum StartupPacket {
     SslRequest,
     /// Answer with one byte, then expect another packet.
     GssEncRequest,
+    /// Tell how the node is, in one result, and close.
+    Status,
     /// Cancel what another session does; nothing is answered.
     Cancel(CancelRequest),
     /// A session begins.
@@ -102,6 +107,10 @@ impl StartupDecoder {
                     (body.i32().map_err(|_| invalid_length())?, body.i32().map_err(|_| invalid_length())?);
                 body.end().map_err(|_| invalid_length())?;
                 Ok(StartupPacket::Cancel(CancelRequest { pid, key }))
+            }
+            STATUS_REQUEST_CODE => {
+                body.end().map_err(|_| invalid_length())?;
+                Ok(StartupPacket::Status)
             }
             SSL_REQUEST_CODE if !self.ssl_asked => {
                 self.ssl_asked = true;

@@ -455,10 +455,12 @@ impl<'a> WalReceiver<'a> {
         let upto = self.stream.write();
         let mut segment = size.number_of(self.synced);
         while segment <= size.number_before(upto) {
+            let began = clock::now();
             let synced = failpoint::step(Site::WalReceiverSync, || self.store.sync(self.timeline, segment));
             if let Err(error) = synced {
                 panic_severity(&format!("{error}{}", error.hint()));
             }
+            self.node.wal.count_sync(began);
             segment = segment.next();
         }
         self.synced = upto;

@@ -33,6 +33,7 @@ mod log_files;
 pub mod manifest;
 pub mod options;
 mod outlet;
+pub mod progress;
 mod tables;
 pub mod tar;
 pub mod throttle;
@@ -57,6 +58,7 @@ use self::files::Member;
 use self::label::BackupLabel;
 use self::manifest::{Manifest, wal_ranges};
 use self::outlet::{Outlet, modified};
+use self::progress::{BackupProgress, Phase};
 use crate::archive_status;
 use crate::checkpointer::CheckpointRequest;
 use crate::connection::Connection;
@@ -86,6 +88,7 @@ struct BaseBackup<'a> {
     node: &'static Node,
     me: Me,
     options: &'a BackupOptions,
+    shown: &'a BackupProgress,
     out: Outlet<'a>,
 }
 
@@ -101,26 +104,35 @@ pub(crate) fn send(
     options: &BackupOptions,
 ) -> Result<(), ErrorResponse> {
     let manifest = options.manifest.map(Manifest::new);
-    let out = Outlet::new(node, me, connection, manifest);
+    let shown = &slot.backup;
+    let _while_it_lasts = shown.begin();
+    let out = Outlet::new(node, me, connection, shown, manifest);
     let _held = slot.hold_log(log_start(node, &read_control(node)?));
-    BaseBackup { node, me, options, out }.run()
+    BaseBackup { node, me, options, shown, out }.run()
 }
 
 impl BaseBackup<'_> {
     fn run(&mut self) -> Result<(), ErrorResponse> {
+        self.shown.enter(Phase::WaitCheckpoint);
         let start = self.start()?;
+        self.shown.enter(Phase::EstimateSize);
         self.tell_position(start.lsn, start.timeline)?;
         self.out.flush()?;
         let copy = tables::copy(self.node, self.me, &mut self.out)?;
         let members = files::members(self.node.data.root())
             .map_err(|error| io_error("read", &self.node.data.root().display().to_string(), &error))?;
-        self.tell_tablespace(self.options.progress.then(|| self.total_size(&members, &copy)))?;
+        let size = self.options.progress.then(|| self.total_size(&members, &copy));
+        size.into_iter().for_each(|bytes| self.shown.set_total(bytes));
+        self.shown.enter(Phase::StreamFiles);
+        self.tell_tablespace(size)?;
         backend::copy_out_response(self.out.output());
         self.out.begin(self.options.max_rate, self.options.progress)?;
         self.send_files(&start, &members, copy)?;
+        self.shown.set_tables_streamed();
         let end = self.stop(&start)?;
         let history = self.history()?;
         if self.options.wal {
+            self.shown.enter(Phase::TransferWal);
             log_files::send(self.node, self.me, &mut self.out, &history, start.lsn, end)?;
         }
         self.send_control(&start, end)?;
@@ -260,6 +272,7 @@ impl BaseBackup<'_> {
             inserted.end
         };
         if self.options.wait {
+            self.shown.enter(Phase::WaitArchive);
             log_files::wait_for_archive(node, self.me, &mut self.out, end)?;
         }
         Ok(end)

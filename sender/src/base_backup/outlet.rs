@@ -19,6 +19,7 @@ use wire::sqlstate;
 use super::checksum::Checksum;
 use super::io_error;
 use super::manifest::Manifest;
+use super::progress::BackupProgress;
 use super::tar::{self, Owner, PathTooLong};
 use super::throttle::Throttle;
 use crate::connection::Connection;
@@ -45,8 +46,9 @@ pub(super) struct Outlet<'a> {
     throttle: Option<Throttle>,
     /// Whether the client wants to know how far it is.
     progress: bool,
-    /// Bytes of the archive sent so far.
+    /// Bytes of the archive sent so far, and where others see that.
     sent: u64,
+    shown: &'a BackupProgress,
     /// Of these, told; and when.
     told: (u64, MonoTime),
     owner: Owner,
@@ -59,11 +61,23 @@ impl<'a> Outlet<'a> {
         node: &'static Node,
         me: Me,
         connection: &'a mut Connection,
+        shown: &'a BackupProgress,
         manifest: Option<Manifest>,
     ) -> Outlet<'a> {
         let owner = Owner { uid: sys::process::effective_uid(), gid: sys::process::effective_gid() };
         let told = (0, clock::now());
-        Outlet { node, me, connection, throttle: None, progress: false, sent: 0, told, owner, manifest }
+        Outlet {
+            node,
+            me,
+            connection,
+            throttle: None,
+            progress: false,
+            sent: 0,
+            shown,
+            told,
+            owner,
+            manifest,
+        }
     }
 
     /// Begins the archive. `rate`: KiB per second, if there is a limit.
@@ -134,6 +148,7 @@ impl<'a> Outlet<'a> {
         }
         self.message(BackupMessage::Data(bytes))?;
         self.sent += bytes.len() as u64;
+        self.shown.set_streamed(self.sent);
         self.wait_for_rate(bytes.len())?;
         let now = clock::now();
         let due = now.saturating_since(self.told.1).as_nanos() >= u128::from(PROGRESS_INTERVAL);

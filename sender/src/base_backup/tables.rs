@@ -11,6 +11,7 @@ use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
 use tempfile::TempDir;
 use wire::error::ErrorResponse;
+use wire::sqlstate;
 
 use super::files::TEMPORARY_DIRECTORY;
 use super::io_error;
@@ -19,12 +20,16 @@ use crate::datadir::DataDir;
 use crate::node::{Node, TABLES_BUSY_TIMEOUT};
 use crate::session::report_of;
 
+const HINT: &str =
+    "A base backup needs room for a copy of the tables in \"pgsql_tmp\" of the data directory.";
+
 /// Pages (of 4 KiB) between two looks at the interrupts.
 const PAGES_AT_ONCE: u16 = 1024;
 
 /// Copies the tables as they are now. The copy goes with its directory.
 pub(super) fn copy(node: &Node, me: Me, out: &mut Outlet<'_>) -> Result<TempDir, ErrorResponse> {
     let parent = node.data.root().join(TEMPORARY_DIRECTORY);
+    check_room(node)?;
     let made = fs::create_dir(&parent).or_else(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Ok(()),
         _ => Err(error),
@@ -48,6 +53,23 @@ pub(super) fn copy(node: &Node, me: Me, out: &mut Outlet<'_>) -> Result<TempDir,
     Ok(place)
 }
 
+/// Before anything is copied: a copy that would not fit would take the room from everybody else until it was found out.
+fn check_room(node: &Node) -> Result<(), ErrorResponse> {
+    let length = |path: PathBuf| fs::metadata(path).map_or(0, |file| file.len());
+    // What is in SQLite's log may all be behind the end of the file.
+    let needed = length(node.data.state_db()) + length(node.data.state_db_wal());
+    let root = node.data.root();
+    let there = sys::file::available_bytes(root)
+        .map_err(|error| io_error("look at the room for", &root.display().to_string(), &error))?;
+    if there >= needed {
+        return Ok(());
+    }
+    let message = "could not copy the tables: no room in the data directory";
+    Err(ErrorResponse::error(sqlstate::DISK_FULL, message)
+        .with_detail(format!("The copy needs up to {needed} bytes, and {there} are free."))
+        .with_hint(HINT))
+}
+
 /// Where the copy is.
 pub(super) fn path(place: &TempDir) -> PathBuf {
     place.path().join("state.db")
@@ -68,9 +90,7 @@ fn failed(error: &SqlError) -> ErrorResponse {
     let mut report = report_of(error, None);
     report.message = format!("could not copy the tables: {}", report.message);
     if error.sqlstate == SqlState::DISK_FULL {
-        report.hint = Some(format!(
-            "A base backup needs room for a copy of the tables in \"{TEMPORARY_DIRECTORY}\" of the data directory."
-        ));
+        report.hint = Some(HINT.to_owned());
     }
     report
 }

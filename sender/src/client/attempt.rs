@@ -7,6 +7,7 @@
 //! the next target is tried, too.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use ipc::process::Me;
@@ -16,7 +17,7 @@ use sys::clock::{self, MonoTime};
 use sys::net::{Endpoint, Stream};
 use wire::client::{self, BackendMessage};
 use wire::conninfo::session_attrs::{self, Reported, TargetSessionAttrs, Verdict};
-use wire::conninfo::{Conninfo, Target};
+use wire::conninfo::{Conninfo, Target, TargetAddress};
 
 use super::password::{self, Proof};
 use super::{ClientError, ServerConnection, SessionKind, StreamState, lost, target};
@@ -89,16 +90,7 @@ impl Attempt<'_> {
         let parameters = target::startup_parameters(self.conninfo, self.kind, self.application_name);
         let stream = Stream::connect_start(endpoint).map_err(|error| ClientError::Lost(reason(&error)))?;
         let socket = BufferedSocket::new(self.me, stream, client::check_frame).map_err(lost)?;
-        let mut connection = ServerConnection {
-            socket,
-            target: target.clone(),
-            parameters: BTreeMap::new(),
-            backend_pid: 0,
-            stream: StreamState::None,
-            tag: 0,
-            answer_timeout: None,
-            authenticated: false,
-        };
+        let mut connection = ServerConnection::on(socket, target.clone());
         connection.sleep(SocketEvents::CONNECTED, deadline, WaitEvent::WalReceiverConnect)?;
         connection.socket.stream().take_error().map_err(lost)?;
         client::startup_message(connection.socket.output(), &parameters);
@@ -108,6 +100,40 @@ impl Attempt<'_> {
 }
 
 impl ServerConnection {
+    /// Asks the node behind a Unix socket how it is: the lines of its answer. For the user who owns the node.
+    ///
+    /// # Errors
+    /// Nobody listens there, or nothing is answered within `patience`; [`ClientError::Server`]: the node doesn't tell.
+    pub fn ask_status(socket: &Path, patience: Duration) -> Result<Vec<String>, ClientError> {
+        let stream = Stream::connect_start(&Endpoint::Unix(socket.to_owned()))
+            .map_err(|error| ClientError::Lost(reason(&error)))?;
+        let target = Target {
+            host: socket.display().to_string(),
+            port: 0,
+            address: TargetAddress::Unix(socket.to_owned()),
+        };
+        let socket = BufferedSocket::new(None, stream, client::check_frame).map_err(lost)?;
+        let mut connection = ServerConnection::on(socket, target);
+        connection.answer_timeout = Some(patience);
+        client::status_request(connection.socket.output());
+        let results = connection.read_results()?.without_copy()?;
+        let values = results.into_iter().flat_map(|result| result.rows).flatten().flatten();
+        Ok(values.map(|line| String::from_utf8_lossy(&line).into_owned()).collect())
+    }
+
+    fn on(socket: BufferedSocket, target: Target) -> ServerConnection {
+        ServerConnection {
+            socket,
+            target,
+            parameters: BTreeMap::new(),
+            backend_pid: 0,
+            stream: StreamState::None,
+            tag: 0,
+            answer_timeout: None,
+            authenticated: false,
+        }
+    }
+
     /// From the startup packet to the first ReadyForQuery.
     fn finish_startup(
         &mut self,

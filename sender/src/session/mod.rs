@@ -24,6 +24,7 @@ mod roles;
 mod slots;
 mod standbys;
 mod startup_packet;
+pub(crate) mod stat_views;
 pub mod system_info;
 mod visibility;
 mod wait_for_lsn;
@@ -61,6 +62,7 @@ use crate::session::notify::Notifications;
 use crate::session::startup_packet::{First, read_startup};
 use crate::session::system_info::SessionInfo;
 use crate::session_count::Place;
+use crate::status_report::{Sight, tell_status};
 use crate::sync_rep;
 use crate::xlog::Xlog;
 
@@ -103,10 +105,14 @@ pub(crate) fn message_too_long(node: &Node, bytes: usize) -> ErrorResponse {
 pub fn refuse_main(node: &'static Node, stream: Stream, peer: PeerAddr, refusal: Refusal) -> i32 {
     if let Ok(mut connection) = Connection::unattached(stream, peer)
         && let deadline = clock::now().saturating_add(node.settings().authentication_timeout)
-        && let Ok(First::Startup(_)) = read_startup(node, &mut connection, deadline)
     {
+        let refused = match read_startup(node, &mut connection, deadline) {
+            Ok(First::Startup(_)) => Err(report_of_refusal(refusal)),
+            Ok(First::Status) => tell_status(node, &mut connection, Sight::WithoutLocks(refusal)),
+            Ok(First::Done) | Err(_) => Ok(()),
+        };
         // The client is told, or is gone.
-        let _ = end_with(&mut connection, &report_of_refusal(refusal));
+        let _ = refused.or_else(|report| end_with(&mut connection, &report));
     }
     1
 }
@@ -140,6 +146,10 @@ fn serve(node: &'static Node, me: Me, mut connection: Connection) -> Result<(), 
     let startup = match read_startup(node, &mut connection, deadline) {
         Ok(First::Startup(startup)) => startup,
         Ok(First::Done) => return Ok(()),
+        Ok(First::Status) => {
+            let told = tell_status(node, &mut connection, Sight::All);
+            return told.or_else(|report| end_with(&mut connection, &report));
+        }
         Err(report) => return end_with(&mut connection, &report),
     };
     let status = &node.statuses[me.number().index()];

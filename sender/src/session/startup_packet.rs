@@ -19,6 +19,8 @@ use crate::session::authenticate::timed_out;
 pub(super) enum First {
     /// A session or a walsender.
     Startup(StartupMessage),
+    /// The node's owner wants to know how it is.
+    Status,
     /// Nothing more: it was a cancel request, or the client left.
     Done,
 }
@@ -55,6 +57,7 @@ pub(super) fn read_startup(
                 cancel(node, request);
                 return Ok(First::Done);
             }
+            StartupPacket::Status => return Ok(First::Status),
             StartupPacket::Startup(startup) => return Ok(First::Startup(startup)),
         }
     }

@@ -38,11 +38,10 @@ use crate::configuration::read_conf;
 use crate::node::Node;
 use crate::notify::outgoing::Outgoing;
 use crate::recovery_state::PauseState;
-use crate::sync_rep::{self, Awaited, Confirmation, quorum};
-use crate::walreceiver_state::WalRcvState;
+use crate::sync_rep::{Awaited, Confirmation};
 use crate::xlog::Xlog;
 
-const NULL: SystemValue = SystemValue::Null;
+pub(super) const NULL: SystemValue = SystemValue::Null;
 
 /// Answers for one session.
 #[derive(Debug)]
@@ -70,14 +69,11 @@ impl SystemInfo for SessionInfo {
             Function::CurrentWalLsn => lsn(self.on_primary()?.wal.flush_lsn()),
             Function::CurrentWalInsertLsn => lsn(self.on_primary()?.wal.insert_lsn()),
             Function::CurrentWalFlushLsn => lsn(self.on_primary()?.wal.flush_lsn()),
-            Function::LastWalReceiveLsn => match node.data.is_standby() {
-                true => lsn_or_null(node.wal.flush_lsn()),
-                false => NULL,
-            },
-            Function::LastWalReplayLsn => match node.data.is_standby() {
-                true => lsn_or_null(node.recovery.replayed()),
-                false => NULL,
-            },
+            Function::LastWalReceiveLsn => lsn_or_null(match node.recovery.in_recovery() {
+                true => node.wal.flush_lsn(),
+                false => node.walreceiver.received_lsn(),
+            }),
+            Function::LastWalReplayLsn => lsn_or_null(node.recovery.replayed()),
             Function::LastXactReplayTimestamp => time(node.recovery.last_xact_time.load(Ordering::Relaxed)),
             Function::WalReplayPause => self.set_paused(true)?,
             Function::WalReplayResume => self.set_paused(false)?,
@@ -142,6 +138,8 @@ impl SystemInfo for SessionInfo {
             View::StatReplication => self.for_superusers(self.replication()),
             View::StatWalReceiver => self.for_superusers(self.walreceiver()),
             View::StatArchiver => vec![self.archiver()],
+            View::StatWal => vec![self.stat_wal()],
+            View::StatProgressBasebackup => self.for_superusers(self.backups()),
             View::ReplicationSlots => self.replication_slots(),
             View::StatLatch => self.latches(),
             View::ListeningChannels => {
@@ -398,67 +396,6 @@ impl SessionInfo {
         postmaster.into_iter().chain(children).collect()
     }
 
-    fn replication(&self) -> Vec<Vec<SystemValue>> {
-        let mut rows = Vec::new();
-        let settings = self.node.settings();
-        let members = sync_rep::members(self.node);
-        for (index, slot) in self.node.walsenders.iter().enumerate() {
-            let Some(number) = slot.owner() else { continue };
-            let state = quorum::sync_state(&settings.synchronous_standby_names, &members, index);
-            let priority = members[index].priority_shown();
-            let (proc, status) = (self.node.procs.slot(number), &self.node.statuses[number.index()]);
-            rows.push(vec![
-                proc.pid().map(|pid| pid.0).into(),
-                10.into(),
-                status.user.get().into(),
-                status.application_name.get().into(),
-                text_or_null(status.client_addr.get()),
-                NULL,
-                status.client_port.load(Ordering::Relaxed).into(),
-                time(Timestamp::from_unix_micros(proc.start_time()).0),
-                NULL,
-                slot.state().name().into(),
-                lsn_or_null(slot.sent_lsn()),
-                lsn_or_null(slot.write_lsn()),
-                lsn_or_null(slot.flush_lsn()),
-                lsn_or_null(slot.apply_lsn()),
-                NULL,
-                NULL,
-                NULL,
-                i64::from(priority).into(),
-                state.name().into(),
-                time(slot.reply_time.load(Ordering::Relaxed)),
-            ]);
-        }
-        rows
-    }
-
-    fn walreceiver(&self) -> Vec<Vec<SystemValue>> {
-        let shared = self.node.walreceiver;
-        let pid = shared.pid.load(Ordering::Acquire);
-        if pid == 0 || shared.state() == WalRcvState::Stopped {
-            return Vec::new();
-        }
-        let at = |position: u64| lsn_or_null(Lsn(position));
-        vec![vec![
-            pid.into(),
-            shared.state().name().into(),
-            at(shared.start.load(Ordering::Relaxed)),
-            i64::from(shared.start_timeline.load(Ordering::Relaxed)).into(),
-            lsn_or_null(shared.written_lsn()),
-            lsn_or_null(self.node.wal.flush_lsn()),
-            i64::from(self.node.wal.timeline().0).into(),
-            time(shared.last_msg_send_time.load(Ordering::Relaxed)),
-            time(shared.last_msg_receipt_time.load(Ordering::Relaxed)),
-            at(shared.latest_end.load(Ordering::Relaxed)),
-            time(shared.latest_end_time.load(Ordering::Relaxed)),
-            text_or_null(shared.slot_name.get()),
-            text_or_null(shared.sender_host.get()),
-            shared.sender_port.load(Ordering::Relaxed).into(),
-            shared.conninfo.get().into(),
-        ]]
-    }
-
     fn archiver(&self) -> Vec<SystemValue> {
         let shared = self.node.archiver;
         let count =
@@ -583,7 +520,7 @@ fn log_error(error: &wal::store::StoreError) -> SqlError {
 }
 
 /// A counter, cut at what int8 holds.
-fn count(count: u64) -> SystemValue {
+pub(super) fn count(count: u64) -> SystemValue {
     SystemValue::Integer(i64::try_from(count).unwrap_or(i64::MAX))
 }
 
@@ -595,12 +532,12 @@ pub(super) fn lsn_or_null(position: Lsn) -> SystemValue {
     if position.is_valid() { lsn(position) } else { NULL }
 }
 
-fn text_or_null(text: String) -> SystemValue {
+pub(super) fn text_or_null(text: String) -> SystemValue {
     if text.is_empty() { NULL } else { text.into() }
 }
 
 /// A time, µs since 2000-01-01; 0 is none.
-fn time(micros: i64) -> SystemValue {
+pub(super) fn time(micros: i64) -> SystemValue {
     if micros == 0 { NULL } else { SystemValue::Text(Timestamp(micros).to_string()) }
 }
 

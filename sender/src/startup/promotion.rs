@@ -90,6 +90,7 @@ pub(super) fn promote(
     tracing::info!("selected new timeline ID: {new}");
     switch(node, &recovered, new, end)?;
     tracing::info!("archive recovery complete");
+    node.walreceiver.received_at_promotion.store(node.wal.flush_lsn().0, Ordering::Release);
     node.wal.timeline.store(new.0, Ordering::Release);
     node.wal.flushed.store(end.0, Ordering::Release);
     node.wal.horizon.store(end.0, Ordering::Release);

@@ -126,7 +126,7 @@ pub(super) fn recover(
             damage::refuse(node, &found)?;
         }
     }
-    let is_clean = matches!(control.state, NodeState::ShutDown | NodeState::StartingUp);
+    let is_clean = is_clean(&control);
     if !is_clean {
         tracing::info!("end of the log at {}: {}", found.end, found.reason);
     }
@@ -136,7 +136,7 @@ pub(super) fn recover(
     let decided_alone = received || !sync_rep::is_synchronous(node);
     let horizon = if !standby && decided_alone { found.end } else { known };
     node.wal.advance_horizon(horizon);
-    publish_end(node, applied, found.end);
+    publish_end(node, applied, found.end, standby);
 
     let mut recovered = Recovered {
         tables,
@@ -167,6 +167,11 @@ pub(super) fn recover(
     Ok(Some(recovered))
 }
 
+/// Whether a primary was shut down in order, or has never run.
+fn is_clean(control: &ControlFile) -> bool {
+    matches!(control.state, NodeState::ShutDown | NodeState::StartingUp)
+}
+
 /// Step 5 of the header; false: told to end before that.
 fn redo(
     node: &Node,
@@ -184,6 +189,10 @@ fn redo(
     }
     if me.pending().contains(Interrupts::TERMINATE) {
         return Ok(false);
+    }
+    if !recovered.received && is_clean(&recovered.control) {
+        // The record of the shutdown was read, but nothing was recovered.
+        node.recovery.replayed.store(0, Ordering::Release);
     }
     tracing::info!("redo done at {}", done.position);
     Ok(true)
@@ -349,12 +358,14 @@ fn make_durable(node: &Node, from: Lsn, end: Lsn, received: bool) -> Result<(), 
 }
 
 /// From here on others may see how far the log and the tables are.
-fn publish_end(node: &Node, applied: Lsn, end: Lsn) {
+fn publish_end(node: &Node, applied: Lsn, end: Lsn, standby: bool) {
+    if standby {
+        node.recovery.replayed.store(applied.0, Ordering::Release);
+    }
     node.wal.insert_end.store(end.0, Ordering::Release);
     node.wal.written.store(end.0, Ordering::Release);
     node.wal.flushed.store(end.0, Ordering::Release);
     node.recovery.acknowledged.store(applied.0, Ordering::Release);
-    node.recovery.replayed.store(applied.0, Ordering::Release);
     node.recovery.note_committed(applied);
     node.recovery.publish_applied(node, applied);
 }

@@ -521,7 +521,6 @@ impl Writer {
         self.open.drain(..self.open.partition_point(|one| *one <= end));
         self.commit_due = None;
         self.readers_wait_since = None;
-        self.node.recovery.replayed.store(end.0, Ordering::Release);
         self.node.recovery.note_committed(end);
         self.node.recovery.publish_applied(self.node, end.max(self.node.recovery.applied()));
         self.tables_log.committed(&mut self.tables);

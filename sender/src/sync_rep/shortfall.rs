@@ -31,10 +31,22 @@ pub(super) fn say_once(node: &Node, since: MonoTime, awaited: Awaited) {
     }
     let standbys = node.settings().synchronous_standby_names.clone();
     let waited = clock::now().saturating_since(since);
+    tracing::warn!("{}", describe(&standbys, &named(node), awaited, waited));
+}
+
+/// Which standbys are missing for that to be confirmed, and what of them; empty: none that would help.
+pub fn missing(node: &Node, awaited: Awaited) -> String {
+    let standbys = node.settings().synchronous_standby_names.clone();
+    let named = named(node);
+    let missing: Vec<String> =
+        standbys.names.iter().flat_map(|name| shortfalls(name, &standbys, &named, awaited)).collect();
+    missing.join(", ")
+}
+
+fn named(node: &Node) -> Vec<Named> {
     let name = |number: ProcNumber| node.statuses[number.index()].application_name.get();
     let of_slot = |(slot, member): (&WalSndSlot, Member)| Some(Named { name: name(slot.owner()?), member });
-    let named: Vec<Named> = node.walsenders.iter().zip(super::members(node)).filter_map(of_slot).collect();
-    tracing::warn!("{}", describe(&standbys, &named, awaited, waited));
+    node.walsenders.iter().zip(super::members(node)).filter_map(of_slot).collect()
 }
 
 /// The text. Pure.

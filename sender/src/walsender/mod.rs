@@ -4,6 +4,7 @@
 //! Follows PostgreSQL `src/backend/replication/walsender.c` and `src/include/replication/walsender_private.h`.
 
 pub mod commands;
+pub mod lag;
 pub mod log_source;
 pub mod process;
 pub mod session;

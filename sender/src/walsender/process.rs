@@ -16,6 +16,7 @@
 //! Follows PostgreSQL 15 src/backend/replication/walsender.c.
 
 use std::fs;
+use std::sync::atomic::Ordering;
 
 use engine::roles::Rights;
 use failpoint::Site;
@@ -534,7 +535,11 @@ impl WalSender<'_> {
                         time: update.time,
                         reply_requested: update.reply_requested,
                     },
-                    StandbyMessage::HotStandbyFeedback(_) => Input::Feedback,
+                    StandbyMessage::HotStandbyFeedback(feedback) => {
+                        // Nothing is ever taken from under a query here, so there is nothing to hold back: it is shown.
+                        self.slot.feedback_xmin.store(feedback.xmin, Ordering::Relaxed);
+                        Input::Feedback
+                    }
                 },
                 b'c' => Input::CopyDone,
                 // The frame check lets nothing else through.
@@ -584,11 +589,12 @@ impl WalSender<'_> {
         let reported = session.reported();
         self.slot.set_sent(session.sent());
         self.slot.set_reported(reported.write, reported.flush, reported.apply);
+        self.slot.set_lags(reported.lags);
         if let Some(slot) = self.held.as_ref().filter(|_| reported.flush.is_valid()) {
             slot.confirm(reported.flush);
         }
         if let Some(time) = reported.reply_time {
-            self.slot.reply_time.store(time.0, std::sync::atomic::Ordering::Relaxed);
+            self.slot.reply_time.store(time.0, Ordering::Relaxed);
         }
         if self.slot.state() == session.state() {
             return;

@@ -50,6 +50,7 @@ use wal::timestamp::Timestamp;
 use wire::replication::payload;
 
 use super::WalSndState;
+use super::lag::{LagTracker, Step};
 
 /// Most bytes of WAL in one 'w' message: 16 pages.
 pub const MAX_SEND_SIZE: u64 = payload::MAX_SEND_SIZE as u64;
@@ -155,6 +156,19 @@ pub struct Reported {
     pub apply: Lsn,
     /// The standby's clock at its last status update.
     pub reply_time: Option<Timestamp>,
+    /// How far behind its position is each, as far as it could be told.
+    pub lags: Lags,
+}
+
+/// How long ago the standby's positions were this node's flush LSN; none when that can't be told, or there is nothing to tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lags {
+    /// Of the written position.
+    pub write: Option<Duration>,
+    /// Of the flushed position.
+    pub flush: Option<Duration>,
+    /// Of the applied position.
+    pub apply: Option<Duration>,
 }
 
 /// How far along the stream's end is.
@@ -182,6 +196,9 @@ pub struct Session {
     /// The largest walEnd handed to the connection.
     told: Lsn,
     reported: Reported,
+    lag: LagTracker,
+    /// The last report said that everything sent was applied.
+    had_all: bool,
     pending: bool,
     sent_this_turn: bool,
     keepalive_owed: bool,
@@ -212,6 +229,8 @@ impl Session {
             sent: start,
             told: Lsn::INVALID,
             reported: Reported::default(),
+            lag: LagTracker::default(),
+            had_all: false,
             pending: false,
             sent_this_turn: false,
             keepalive_owed: false,
@@ -236,7 +255,7 @@ impl Session {
             }
             Input::Status { write, flush, apply, time, reply_requested } => {
                 self.note_sign_of_life();
-                self.note_status(write, flush, apply, time);
+                self.note_status(now, write, flush, apply, time);
                 self.keepalive_owed |= reply_requested;
             }
             Input::Feedback => self.note_sign_of_life(),
@@ -249,6 +268,7 @@ impl Session {
                 self.flush = self.flush.max(flush);
                 self.horizon = self.horizon.max(horizon);
                 self.promise = promise;
+                self.lag.flushed(self.limit(), now);
             }
             Input::Outgoing { pending } => self.pending = pending,
             Input::InitStopping => {
@@ -449,16 +469,36 @@ impl Session {
         self.ping_outstanding = false;
     }
 
-    fn note_status(&mut self, write: Lsn, flush: Lsn, apply: Lsn, time: Timestamp) {
+    fn note_status(&mut self, now: MonoTime, write: Lsn, flush: Lsn, apply: Lsn, time: Timestamp) {
         let before = self.reported;
         self.reported = Reported {
             write: write.min(self.sent),
             flush: flush.min(self.sent),
             apply: apply.min(self.sent),
             reply_time: Some(time),
+            lags: before.lags,
         };
+        self.note_lags(now);
         if (self.reported.write, self.reported.flush) != (before.write, before.flush) {
             self.drain_ask_at = self.turn;
+        }
+    }
+
+    /// A lag that can't be told now stays, unless the standby has had everything for two reports: an idle stream has none.
+    fn note_lags(&mut self, now: MonoTime) {
+        let had_all = std::mem::replace(&mut self.had_all, self.reported.apply == self.sent);
+        let idle = had_all && self.had_all;
+        let Reported { write, flush, apply, .. } = self.reported;
+        let lags = &mut self.reported.lags;
+        for (step, lsn, lag) in [
+            (Step::Write, write, &mut lags.write),
+            (Step::Flush, flush, &mut lags.flush),
+            (Step::Apply, apply, &mut lags.apply),
+        ] {
+            let told = self.lag.reported(step, lsn, now);
+            if told.is_some() || idle {
+                *lag = told;
+            }
         }
     }
 }

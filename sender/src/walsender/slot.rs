@@ -5,11 +5,14 @@
 //! Follows PostgreSQL 15 WalSnd in src/include/replication/walsender_private.h.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use ipc::proc::ProcNumber;
 use wal::lsn::Lsn;
 
 use super::WalSndState;
+use super::session::Lags;
+use crate::base_backup::progress::BackupProgress;
 use crate::sync_rep::quorum::Positions;
 
 ipc::shared_struct! {
@@ -31,6 +34,14 @@ ipc::shared_struct! {
         backup_start: AtomicU64,
         /// The standby's clock when it last said so; µs since 2000-01-01, 0: never.
         pub reply_time: AtomicI64,
+        /// Its lags: µs + 1; 0: not known.
+        write_lag: AtomicU64,
+        flush_lag: AtomicU64,
+        apply_lag: AtomicU64,
+        /// Oldest transaction that the standby's queries need, as it last said; 0: none.
+        pub feedback_xmin: AtomicU32,
+        /// The base backup that is under way.
+        pub backup: BackupProgress,
         /// 1: the stream is of the timeline that this node writes. It and the next two change under
         /// [`crate::sync_rep::SyncRepCtl::lock`].
         counts: AtomicU32,
@@ -52,6 +63,8 @@ impl WalSndSlot {
             position.store(0, Ordering::Relaxed);
         }
         slot.reply_time.store(0, Ordering::Relaxed);
+        slot.feedback_xmin.store(0, Ordering::Relaxed);
+        slot.set_lags(Lags::default());
         Some(slot)
     }
 
@@ -121,6 +134,22 @@ impl WalSndSlot {
         self.write.store(write.0, Ordering::Release);
         self.flush.store(flush.0, Ordering::Release);
         self.apply.store(apply.0, Ordering::Release);
+    }
+
+    /// Publishes how far behind the standby is.
+    pub fn set_lags(&self, lags: Lags) {
+        let word = |lag: Option<Duration>| {
+            lag.map_or(0, |lag| u64::try_from(lag.as_micros()).unwrap_or(u64::MAX).saturating_add(1))
+        };
+        self.write_lag.store(word(lags.write), Ordering::Relaxed);
+        self.flush_lag.store(word(lags.flush), Ordering::Relaxed);
+        self.apply_lag.store(word(lags.apply), Ordering::Relaxed);
+    }
+
+    /// How far behind the standby is.
+    pub fn lags(&self) -> Lags {
+        let lag = |word: &AtomicU64| word.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_micros);
+        Lags { write: lag(&self.write_lag), flush: lag(&self.flush_lag), apply: lag(&self.apply_lag) }
     }
 
     /// Sent up to here.
