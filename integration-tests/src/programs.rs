@@ -7,7 +7,7 @@ use std::process::Command;
 /// Where Debian keeps the server programs, which are not in PATH.
 const DEBIAN: &str = "/usr/lib/postgresql/15/bin";
 
-/// Walship's program `name` (primary, standby, demo): built into the directory that this executable is in, or, for a
+/// Walship's program `name` (primary, standby, demo, demo-client): built into the directory that this executable is in, or, for a
 /// test, the one above it.
 pub fn walship(name: &str) -> PathBuf {
     let own = env::current_exe().expect("an executable has a path");

@@ -178,3 +178,22 @@ fn replication_connection_beyond_the_limit_and_a_client_that_says_nothing_are_se
     node.query("SELECT 1");
     node.stop();
 }
+
+#[test]
+fn settings_given_to_init_are_in_the_file_that_it_makes() {
+    let scenario = Scenario::new("commands-init-settings");
+    let dir = scenario.path("primary");
+    let init = |setting: &str| {
+        let node = Node::at(&scenario, "primary", integration_tests::node::Role::Primary);
+        on(&node, "init", &["-c", setting, "--set", "wal_keep_size=512MB"])
+    };
+    for (wrong, status) in [("no_such_setting=1", 2), ("wal_sender_timeout=soon", 2), ("port", 2)] {
+        assert_eq!(init(wrong).0, Some(status), "{wrong}");
+        assert!(!dir.exists(), "{wrong}");
+    }
+    assert_eq!(init("synchronous_standby_names=FIRST 1 (a, b)").0, Some(0));
+    let mut node = Node::at(&scenario, "primary", integration_tests::node::Role::Primary);
+    node.start();
+    assert_eq!(node.value("SHOW synchronous_standby_names"), "FIRST 1 (a, b)");
+    assert_eq!(node.value("SHOW wal_keep_size"), "512MB");
+}

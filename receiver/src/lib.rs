@@ -4,6 +4,7 @@
 pub mod cli;
 pub mod clone;
 pub mod demo;
+pub mod demo_client;
 pub mod demote;
 pub mod promote;
 mod switchover;

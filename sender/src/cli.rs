@@ -87,6 +87,9 @@ struct Init {
     /// How clients of this machine prove who they are, in the pg_hba.conf that is made: trust, scram-sha-256 or reject
     #[arg(short = 'A', long, value_name = "METHOD", default_value = "trust", value_parser = Method::parse)]
     auth: Method,
+    /// Set a setting in the walship.conf that is made
+    #[arg(short = 'c', long = "set", value_name = "NAME=VALUE", value_parser = parse_flag)]
+    settings: Vec<(String, String)>,
 }
 
 /// Running a node.
@@ -213,7 +216,8 @@ fn parse_role(name: &str) -> Result<String, String> {
 fn init(init: &Init) -> Result<String, String> {
     let data = DataDir::new(&init.data.data_dir);
     let control = ControlFile::new(new_system_identifier(), init.wal_segsize.bytes_u32(), 1);
-    let conf = settings::conf::render(&[]).map_err(|error| error.to_string())?;
+    let pairs: Vec<_> = init.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let conf = settings::conf::render(&pairs).map_err(|error| error.to_string())?;
     let verifier = init.pwfile.as_deref().map(verifier_of_file).transpose()?;
     if init.auth == Method::ScramSha256 && verifier.is_none() {
         return Err("must specify a password for the superuser to enable password authentication\n\
