@@ -87,6 +87,14 @@ pub struct Answer {
     pub status: char,
 }
 
+impl Answer {
+    /// The rows with every value as a text; NULL is `NULL`.
+    pub fn texts(self) -> Vec<Vec<String>> {
+        let text = |value: Option<String>| value.unwrap_or_else(|| "NULL".to_owned());
+        self.rows.into_iter().map(|row| row.into_iter().map(text).collect()).collect()
+    }
+}
+
 /// What somebody notified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notification {
@@ -229,8 +237,7 @@ impl Client {
     /// The rows of a query that must succeed; NULL is `NULL`.
     pub fn rows(&mut self, sql: &str) -> Vec<Vec<String>> {
         let answer = self.query(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
-        let text = |value: Option<String>| value.unwrap_or_else(|| "NULL".to_owned());
-        answer.rows.into_iter().map(|row| row.into_iter().map(text).collect()).collect()
+        answer.texts()
     }
 
     /// The single value of a query that must succeed.
