@@ -205,6 +205,8 @@ fn flip(path: &PathBuf, at: usize) {
 fn a_flipped_bit_in_the_log_on_disk_stops_recovery_before_anything_is_lost() {
     let scenario = Scenario::new("flipped-on-disk");
     let mut node = primary(&scenario, &["checkpoint_timeout=1h"]);
+    // The checkpoint at the end of recovery may be under way still; what is before its redo is not read again.
+    node.query("CHECKPOINT");
     node.query("INSERT INTO acked VALUES (1, 0, 'the row whose record is damaged')");
     for id in 2..100 {
         node.query(&format!("INSERT INTO acked VALUES ({id}, 0, '')"));
