@@ -24,6 +24,7 @@
     reason = "a harness reports what went wrong by panicking, like the tests that it serves"
 )]
 
+pub mod backup;
 pub mod benchmark;
 pub mod cable;
 pub mod client;

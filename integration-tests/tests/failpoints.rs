@@ -11,7 +11,7 @@ use std::io;
 use std::time::Duration;
 
 use failpoint::{Action, Moment, Point, Process, Site};
-use integration_tests::kills::deed::of_promotion;
+use integration_tests::kills::deed::{is_usual, of_promotion};
 use integration_tests::kills::points::Walk;
 use integration_tests::node::Node;
 use integration_tests::scenario::Scenario;
@@ -41,9 +41,9 @@ fn walk(
 /// A node restarts within its postmaster once a second at most; one that ends is started again at once.
 const ENDS: [&str; 1] = ["restart_after_crash=off"];
 
-/// All but those that the last two tests visit.
+/// All but those that other tests visit: two of them here, those of commands in `commands_cut_off.rs`.
 fn usual() -> impl Iterator<Item = Point> {
-    Point::all().filter(|point| !of_restart(point) && !of_promotion(*point))
+    Point::all().filter(|point| !of_restart(point) && is_usual(*point))
 }
 
 /// What only a restart within the postmaster comes by.

@@ -1,6 +1,7 @@
 //! What is left after kill -9 of the postmaster: nothing, within a second. The next start recovers.
 //!
-//! Method: real nodes, real signals, the processes and the port looked at from outside.
+//! Method: real nodes, real signals, the processes and the port looked at from outside. As PostgreSQL's 017_shm, whose other half,
+//! a pid file of a process that is another one now, is in `commands.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

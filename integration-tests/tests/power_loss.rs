@@ -14,7 +14,7 @@ use integration_tests::disk::history::Rows;
 use integration_tests::disk::image::{Image, Survival};
 use integration_tests::disk::model::{Disk, read_tree};
 use integration_tests::disk::orders::ORDERS;
-use integration_tests::disk::recorder::{self, Recorder, Syncs};
+use integration_tests::disk::recorder::{self, Maker, Recorder, Syncs};
 use integration_tests::disk::trace::{Call, Operation};
 use integration_tests::disk::verify::{Depth, Trial, control_numbers};
 use integration_tests::node::{Node, Role};
@@ -46,7 +46,8 @@ fn a_data_directory_whose_parents_are_new_is_found_after_a_power_loss() {
     let scope = scenario.path("scope");
     fs::create_dir(&scope).unwrap();
     let mut disk = Disk::new(&read_tree(&scope).unwrap());
-    let trace = recorder::init(&scope.join("a/b/data"), &scope, &scenario.path("init.trace")).unwrap();
+    let trace =
+        recorder::make(&Maker::Init, &scope.join("a/b/data"), &scope, &scenario.path("init.trace")).unwrap();
     disk.live(&trace, &scope).unwrap();
     let left = Image::of(&disk, Survival::Nothing).files;
     assert!(left.contains_key(Path::new("a/b/data/control")), "{:?}", left.keys());
@@ -67,6 +68,14 @@ fn what_must_be_on_disk_before_something_else_is() {
     }
     let never: Vec<_> = ORDERS.iter().filter(|order| !orders.contains(order)).collect();
     panic!("never met: {never:?}");
+}
+
+#[test]
+fn architecture_tells_of_every_order() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../ARCHITECTURE.md")).unwrap();
+    let (_, orders) = page.split_once("## On disk, in this order").unwrap();
+    let untold: Vec<_> = ORDERS.iter().filter(|order| !orders.contains(&format!("`{order:?}`"))).collect();
+    assert!(untold.is_empty(), "{untold:?}");
 }
 
 /// The last checkpoint in the control file of a node.

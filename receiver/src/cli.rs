@@ -73,6 +73,9 @@ pub fn standby_main(arguments: Vec<OsString>) -> i32 {
         Ok(parsed) => parsed,
         Err(error) => return usage_error(&error),
     };
+    if let Err(error) = sys::failpoint::begin_command() {
+        return report(Err(format!("failpoints: {error}")));
+    }
     match parsed.command {
         Command::Clone(clone) => report(self::clone(&clone)),
         Command::Run(run) => {

@@ -19,6 +19,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use failpoint::Site;
 use sender::client::{ClientError, QueryResult, ServerConnection, SessionKind};
 use sender::datadir::{DataDir, NewFiles};
 use wal::lsn::Lsn;
@@ -192,7 +193,7 @@ fn finish(
         .map_err(|error| CloneError(format!("could not write the settings: {error}")))?;
     // The rules came with the backup, and so did the roles.
     let files = NewFiles { conf: &conf, hba: None, first_role: None };
-    data.complete(&files, &control).map_err(|error| {
+    failpoint::io(Site::CloneComplete, || data.complete(&files, &control)).map_err(|error| {
         CloneError(format!("could not complete data directory \"{}\": {error}", data.root().display()))
     })
 }

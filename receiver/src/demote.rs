@@ -9,10 +9,10 @@
 //!   The command says what it is, and clones the node again if it is told to, in the place of what is there.
 //!
 //! **A crash at every step.** The settings and standby.signal come first: from then on the node doesn't start as a primary. Then
-//! the tail goes, the last segment first; then the control file, which may have named a checkpoint in the tail, is mended.
-//! The command can be given again after each. (Until the tail is gone a start as a standby could apply some of it, if it
-//! was decided by the old primary alone; then the comparison finds that.) Before a clone the control file goes, so that
-//! nothing that is incomplete starts.
+//! tables and control file, which may have named positions in the tail, are mended; then the tail goes, the last segment first.
+//! The command can be given again after each, and as long as there is a tail it does all of it. (Until the tail is gone a
+//! start as a standby could apply some of it, if it was decided by the old primary alone; then the comparison finds that.)
+//! Before a clone the control file goes, so that nothing that is incomplete starts.
 //!
 //! Follows PostgreSQL 15 src/bin/pg_rewind/pg_rewind.c (findCommonAncestorTimeline); differs in: nothing is copied, as the
 //! tables hold what was decided alone.
@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use clap::Args;
 use engine::applied::{applied_lsn, set_applied_lsn};
+use failpoint::Site;
 use postmaster::pid_file::PidFile;
 use sender::cli::{DataDirArg, running};
 use sender::client::{ServerConnection, SessionKind};
@@ -107,7 +108,7 @@ fn demote_locked(demote: &Demote, data: &DataDir) -> Result<String, String> {
     }
     let follow = format!("Start it with:\n\n    standby run -D {}\n", data.root().display());
     let Some(tail) = compared.tail.filter(|tail| tail.end > tail.start) else {
-        data.make_standby(&demote.from).map_err(|error| error.0)?;
+        failpoint::step(Site::DemoteSignal, || data.make_standby(&demote.from)).map_err(|error| error.0)?;
         return Ok(format!(
             "The node follows timeline {} now, which has all of its log. {follow}",
             theirs.tli()
@@ -124,7 +125,7 @@ fn demote_locked(demote: &Demote, data: &DataDir) -> Result<String, String> {
             return if demote.reclone { reclone(demote, data, &what) } else { Err(refusal(&what, &tail)) };
         }
     }
-    data.make_standby(&demote.from).map_err(|error| error.0)?;
+    failpoint::step(Site::DemoteSignal, || data.make_standby(&demote.from)).map_err(|error| error.0)?;
     cut(data, &control, &compared)?;
     Ok(format!(
         "Cut off the end of the log, which timeline {new} has not and the tables hold nothing of: {tail}. {follow}"
@@ -192,12 +193,13 @@ fn history(data: &DataDir, control: &ControlFile) -> Result<TimelineHistory, Str
     Ok(found.unwrap_or_else(|| TimelineHistory::without_file(timeline)))
 }
 
-/// Removes the tail, then mends what named a position in it.
+/// Mends what names a position in the tail, then removes it: as long as there is a tail, a demotion that was cut off is found
+/// not to be done.
 fn cut(data: &DataDir, control: &ControlFile, compared: &Comparison) -> Result<(), String> {
     let Comparison { applied, timeline, fork, .. } = *compared;
-    tail::cut(&mut store(data, control)?, timeline, fork).map_err(|error| error.to_string())?;
+    let mut store = store(data, control)?;
     if applied > fork {
-        set_applied_lsn(&data.state_db(), fork)
+        failpoint::step(Site::DemoteTables, || set_applied_lsn(&data.state_db(), fork))
             .map_err(|error| format!("could not write the tables: {error}"))?;
     }
     let beyond = |lsn: u64| lsn >= fork.0;
@@ -212,7 +214,10 @@ fn cut(data: &DataDir, control: &ControlFile, compared: &Comparison) -> Result<(
         redo: control.redo.min(applied.min(fork).0),
         ..control.clone()
     };
-    mended.write(&data.control()).map_err(|error| error.to_string())
+    failpoint::step(Site::DemoteControl, || mended.write(&data.control()))
+        .map_err(|error| error.to_string())?;
+    failpoint::step(Site::DemoteCut, || tail::cut(&mut store, timeline, fork))
+        .map_err(|error| error.to_string())
 }
 
 /// Clones the node again: its settings and its rules stay, everything else goes.

@@ -7,13 +7,15 @@
 //! 3. The walreceiver sees the orderly end of the stream, which comes only when this standby has confirmed that it has
 //!    everything; the node is promoted, and takes writes. The old primary follows it over the switch.
 //!
-//! If the primary refuses, the standby is told to forget it, and nothing has happened. If the time is over after that, the
+//! If the primary refuses, the standby is told to forget it, and nothing has happened; what a command that was killed has asked
+//! for counts no longer than it would have waited. If the time is over after that, the
 //! primary may have shut down, or still be at it: the command says so, and promotes nobody.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use failpoint::Site;
 use ipc::wait_event::WaitEvent;
 use postmaster::pid_file::{NodeStatus, PidFileLines};
 use sender::cli::running;
@@ -54,10 +56,11 @@ pub(crate) fn switchover(promote: &Promote) -> Result<String, String> {
         Some(conninfo) => conninfo.clone(),
         None => primary.own_address(&lines)?,
     };
-    let wish = Wish::make(&data)?;
+    let timeout = Duration::from_secs(promote.timeout);
+    let wish = Wish::make(&data, timeout)?;
     watch.signal(Signal::Usr2, "promote")?;
     primary.ask_to_hand_over(&successor)?;
-    let deadline = clock::now().saturating_add(Duration::from_secs(promote.timeout));
+    let deadline = clock::now().saturating_add(timeout);
     loop {
         if watch.lines().is_some_and(|lines| lines.status == NodeStatus::Ready) {
             wish.granted();
@@ -82,11 +85,15 @@ struct Wish<'a> {
 }
 
 impl<'a> Wish<'a> {
-    fn make(data: &'a DataDir) -> Result<Wish<'a>, String> {
+    /// Says until when it counts, so that a command that is killed leaves none that lasts.
+    fn make(data: &'a DataDir, timeout: Duration) -> Result<Wish<'a>, String> {
+        let wish = Wish { data };
         let path = data.switchover();
-        replace_file(&path, b"")
+        let until =
+            clock::unix_micros().saturating_add(i64::try_from(timeout.as_micros()).unwrap_or(i64::MAX));
+        failpoint::io(Site::SwitchoverWish, || replace_file(&path, until.to_string().as_bytes()))
             .map_err(|error| format!("could not create file \"{}\": {error}", path.display()))?;
-        Ok(Wish { data })
+        Ok(wish)
     }
 
     /// The node has removed it.
@@ -142,7 +149,7 @@ impl Primary {
     fn ask_to_hand_over(&mut self, successor: &str) -> Result<(), String> {
         let quote = |text: &str| format!("'{}'", text.replace('\'', "''"));
         let sql = format!("SELECT walship_hand_over({}, {})", quote(successor), quote(&self.standby));
-        match self.connection.query(&sql) {
+        match failpoint::step(Site::SwitchoverAsk, || self.connection.query(&sql)) {
             Ok(_) => Ok(()),
             // It shuts down already.
             Err(ClientError::Lost(_)) => Ok(()),

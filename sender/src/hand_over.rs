@@ -16,6 +16,8 @@ use std::io;
 use std::path::PathBuf;
 
 use engine::error::{SqlError, SqlState};
+use failpoint::Site;
+use sys::clock;
 use sys::file::remove_if_there;
 use sys::process;
 use sys::signal::Signal;
@@ -52,9 +54,16 @@ pub(crate) fn begin(node: &Node, successor: &str, application_name: &str) -> Res
     let failed =
         |error: io::Error| SqlError::new(SqlState::INTERNAL_ERROR, format!("could not hand over: {error}"));
     standby_program().map_err(failed)?;
-    replace_file(&node.data.hand_over(), successor.as_bytes()).map_err(failed)?;
-    tracing::info!("handing over to standby \"{application_name}\"");
-    process::kill(process::parent_pid(), Signal::Int).map_err(failed)
+    let note = || replace_file(&node.data.hand_over(), successor.as_bytes());
+    let noted = failpoint::io(Site::SwitchoverNote, note).and_then(|()| {
+        tracing::info!("handing over to standby \"{application_name}\"");
+        process::kill(process::parent_pid(), Signal::Int)
+    });
+    noted.map_err(|error| {
+        // The next shutdown is not to be taken for this one. A file that stays all the same goes at the next start.
+        let _ = remove_if_there(&node.data.hand_over());
+        failed(error)
+    })
 }
 
 /// For the postmaster when it starts: what an earlier one was to hand over is of no concern any more.
@@ -68,6 +77,20 @@ pub(crate) fn forget(data: &DataDir) -> io::Result<()> {
     Ok(())
 }
 
+/// For the startup process of a standby whose upstream has shut down in order: whether a command waits for that. It has its
+/// answer then.
+pub(crate) fn take_wish(data: &DataDir) -> bool {
+    let path = data.switchover();
+    let until = fs::read_to_string(&path).ok().and_then(|text| text.parse::<i64>().ok());
+    // The command may have given it up.
+    let is_there = fs::remove_file(&path).is_ok();
+    let counts = until.is_some_and(|until| clock::unix_micros() < until);
+    if is_there && !counts {
+        tracing::warn!("the switchover request has expired: whoever made it has not withdrawn it");
+    }
+    is_there && counts
+}
+
 /// For the postmaster whose last child is gone: turns it into the standby that it is to be, if it is. Returns only if it
 /// isn't, or can't; the exit status then.
 pub(crate) fn go_on_as_standby(data: &DataDir, flags: &[(String, String)], status: i32) -> i32 {
@@ -77,7 +100,7 @@ pub(crate) fn go_on_as_standby(data: &DataDir, flags: &[(String, String)], statu
     if status != 0 || !is_shut_down {
         return status;
     }
-    if let Err(error) = data.make_standby(&successor) {
+    if let Err(error) = failpoint::step(Site::SwitchoverStandby, || data.make_standby(&successor)) {
         fatal(&error.0);
         return 1;
     }

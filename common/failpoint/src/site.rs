@@ -120,6 +120,16 @@ sites! {
     /// The tables' own log starts over.
     TablesRestart Step "tables log restart",
 
+    // What SQLite itself writes (`engine::ffi::vfs`).
+    /// A page goes into the tables' own log.
+    TablesLogWrite Write "tables log write",
+    /// SQLite syncs that log, before it copies it or starts it over.
+    TablesLogSync Io "tables log fsync",
+    /// A page is copied into the tables' file.
+    TablesFileWrite Write "tables file write",
+    /// The file is synced, before its log may start over.
+    TablesFileSync Io "tables file fsync",
+
     // Checkpoints, in their order.
     /// The tables' own log is synced.
     CheckpointSync Io "checkpoint fsync",
@@ -146,6 +156,14 @@ sites! {
     /// It is removed.
     SlotRemove Io "slot remove",
 
+    // A base backup, in its order.
+    /// A page goes into the copy of the tables.
+    BackupCopyWrite Write "backup copy write",
+    /// A piece of the archive goes to the client.
+    BackupSend Spot "backup send",
+    /// The record of its end, with its flush.
+    BackupEnd Step "backup end",
+
     // Promotion, in its order.
     /// The new timeline's first segment.
     PromotionSegment Step "promotion segment",
@@ -157,6 +175,34 @@ sites! {
     PromotionControl Step "promotion control",
     /// Everybody is told, and what is left of the old timeline is looked after.
     PromotionFinish Step "promotion finish",
+
+    // The command `standby clone`, in its order.
+    /// A file of the backup is written and synced.
+    CloneFile Io "clone file",
+    /// The directories are synced.
+    CloneDirectories Io "clone directories",
+    /// Settings, standby.signal and, last, the control file.
+    CloneComplete Io "clone complete",
+
+    // The command `standby demote`, in its order.
+    /// The settings name the new primary, and standby.signal comes.
+    DemoteSignal Step "demote signal",
+    /// The tables say that they end where the logs part.
+    DemoteTables Step "demote tables",
+    /// So does the control file.
+    DemoteControl Step "demote control",
+    /// What the new primary lacks is cut off the log.
+    DemoteCut Step "demote cut",
+
+    // A switchover, in its order.
+    /// The command `standby promote --switchover` asks its own node to wait for the primary's end.
+    SwitchoverWish Io "switchover wish",
+    /// It asks the primary.
+    SwitchoverAsk Step "switchover ask",
+    /// The primary notes who takes over, and shuts down.
+    SwitchoverNote Io "switchover note",
+    /// It makes itself a standby.
+    SwitchoverStandby Step "switchover standby",
 }
 
 impl Site {

@@ -38,9 +38,21 @@ pub fn map(file: &Path) -> io::Result<Board> {
 /// # Errors
 /// The file can't be mapped.
 pub fn begin_postmaster() -> io::Result<bool> {
+    begin(Process::Postmaster)
+}
+
+/// The same for a command that has no children and works on files: it is its own postmaster.
+///
+/// # Errors
+/// The file can't be mapped.
+pub fn begin_command() -> io::Result<bool> {
+    begin(Process::Command)
+}
+
+fn begin(process: Process) -> io::Result<bool> {
     if ::failpoint::COMPILED_IN {
         POSTMASTER.store(process::current_pid().0, Ordering::Relaxed);
-        ::failpoint::enter(Process::Postmaster);
+        ::failpoint::enter(process);
         if let Some(path) = std::env::var_os(::failpoint::VARIABLE) {
             ::failpoint::install(map(Path::new(&path))?, act);
         }

@@ -11,10 +11,11 @@ use wal::lsn::Lsn;
 use super::campaign::Tally;
 use super::look::{Expected, Look, Making, PowerLoss, Recorded};
 use super::messages::Messages;
+use super::recorder::Maker;
 use super::recorder::Syncs;
 use super::trace::Moment;
 use super::workload::{RoundEnd, Workload, read_rows};
-use crate::client::{Client, parse_error};
+use crate::backup;
 use crate::node::Node;
 use crate::random::Random;
 use crate::scenario::Scenario;
@@ -35,8 +36,9 @@ enum End {
 /// files tell what became of the call that the process was in.
 const SETTINGS: [&str; 3] = ["checkpoint_timeout=1s", "state_wal_limit=1MB", "restart_after_crash=off"];
 
-/// Checkpoints remove what recovery doesn't need.
+/// Checkpoints remove what neither recovery nor a slot needs.
 const KEEP_NO_LOG: &str = "wal_keep_size=0";
+const KEEP_ALL_LOG: &str = "wal_keep_size=-1";
 
 const ENDS: [End; 9] = [
     End::Stop,
@@ -61,6 +63,8 @@ pub(super) struct Run<'a> {
     primary: Recorded,
     standby: Option<Recorded>,
     with_standby: bool,
+    /// The standby has a slot on the primary.
+    by_slot: bool,
     syncs: Syncs,
 }
 
@@ -80,10 +84,9 @@ impl<'a> Run<'a> {
         let mut settings = SETTINGS.map(str::to_owned).to_vec();
         settings.push(format!("wal_buffers={}", random.pick(&[16, 16, 512])));
         settings.push(format!("wal_writer_delay={}ms", random.pick(&[5, 200])));
-        // A standby that was down may want any of it.
-        if seed.is_multiple_of(2) && !with_standby {
-            settings.push(KEEP_NO_LOG.to_owned());
-        }
+        // A standby that was down wants log that is removed then, unless it has a slot.
+        let by_slot = with_standby && seed.is_multiple_of(2);
+        settings.push(if seed.is_multiple_of(2) { KEEP_NO_LOG } else { KEEP_ALL_LOG }.to_owned());
         let mut making = Making {
             scenario,
             history: &workload.history,
@@ -91,10 +94,10 @@ impl<'a> Run<'a> {
             images: images.div_ceil(4),
             tally: &mut *tally,
         };
-        let mut primary = Recorded::made(None, &mut making)?;
+        let mut primary = Recorded::made(&Maker::Init, &mut making)?;
         primary.node.settings.extend(settings);
         let standby = None;
-        Ok(Run { scenario, random, images, tally, workload, primary, standby, with_standby, syncs })
+        Ok(Run { scenario, random, images, tally, workload, primary, standby, with_standby, by_slot, syncs })
     }
 
     /// Runs it.
@@ -195,7 +198,8 @@ impl<'a> Run<'a> {
                 images: self.images.div_ceil(4),
                 tally: self.tally,
             };
-            let mut standby = Recorded::made(Some(&self.primary.node), &mut making)?;
+            let maker = Maker::Clone { upstream: &self.primary.node, by_slot: self.by_slot };
+            let mut standby = Recorded::made(&maker, &mut making)?;
             standby.node.settings.extend(SETTINGS.map(str::to_owned));
             standby.node.set(KEEP_NO_LOG);
             self.standby = Some(standby);
@@ -223,12 +227,12 @@ impl<'a> Run<'a> {
                 slow_read = None;
             }
             if round == backup_from {
-                backup = self.workload.begin_backup(&self.primary.node).ok();
+                backup = backup::begin(&self.primary.node).ok();
             } else if round == backup_from + 10 {
-                backup
-                    .take()
-                    .map_or(Ok(()), take_backup)
-                    .or_else(|why| if may_end { Ok(()) } else { Err(why) })?;
+                let taken = backup.take().map_or(Ok(()), backup::take);
+                if !may_end {
+                    taken.map_err(|error| format!("base backup: {error}"))?;
+                }
             }
             if self.workload.round(usize::MAX, || {}) == RoundEnd::Interrupted {
                 if may_end {
@@ -299,18 +303,6 @@ impl<'a> Run<'a> {
         };
         let power_loss = (standby_end == End::PowerLoss).then_some(PowerLoss::Anywhere);
         look.life(standby, &judge, power_loss).map_err(|error| format!("standby: {error}"))
-    }
-}
-
-/// Takes a base backup to its end.
-fn take_backup(mut client: Client) -> Result<(), String> {
-    loop {
-        let message = client.read_message().map_err(|error| format!("base backup: {error}"))?;
-        match message.tag {
-            b'E' => return Err(format!("base backup: {}", parse_error(&message.body))),
-            b'Z' => return Ok(()),
-            _ => {}
-        }
     }
 }
 

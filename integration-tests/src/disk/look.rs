@@ -13,7 +13,7 @@ use super::image::{Image, Survival};
 use super::messages::Messages;
 use super::model::{Disk, read_tree};
 use super::orders::Watch;
-use super::recorder::{self, Recorder};
+use super::recorder::{self, Maker, Recorder};
 use super::trace::{Call, Moment, Trace};
 use super::verify::{self, Depth, Trial};
 use crate::node::{Node, Role};
@@ -47,21 +47,18 @@ pub(super) enum PowerLoss {
 impl Recorded {
     /// The command that makes the directory (`primary init`, or `standby clone` of a node), recorded too: whatever is left of
     /// one whose making was cut short doesn't start as a node that lacks something; one whose making has ended does start.
-    pub(super) fn made(upstream: Option<&Node>, making: &mut Making<'_>) -> Result<Recorded, String> {
+    pub(super) fn made(maker: &Maker<'_>, making: &mut Making<'_>) -> Result<Recorded, String> {
         let Making { scenario, history, random, images, tally } = making;
-        let (name, role) = match upstream {
-            None => ("primary", Role::Primary),
-            Some(_) => ("standby", Role::Standby),
+        let (name, role) = match maker {
+            Maker::Init => ("primary", Role::Primary),
+            Maker::Clone { .. } => ("standby", Role::Standby),
         };
         let scope = scenario.path(name);
         fs::create_dir_all(&scope).map_err(|error| error.to_string())?;
         let mut disk = Disk::new(&read_tree(&scope).map_err(|error| error.to_string())?);
         let path = scenario.path(&format!("{name}.made.trace"));
         let data = verify::data_directory(&scope);
-        let trace = match upstream {
-            None => recorder::init(&data, &scope, &path)?,
-            Some(upstream) => recorder::clone(upstream, &data, &scope, &path)?,
-        };
+        let trace = recorder::make(maker, &data, &scope, &path)?;
         let trial = Trial::new(scenario, role, Depth::default());
         let allowed = |rows: &Rows| history.check(rows, &history.nothing());
         let mut cuts = cuts(&trace, &Messages::default(), random, *images);

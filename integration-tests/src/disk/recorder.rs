@@ -72,21 +72,34 @@ pub fn wrapper(path: &Path, syncs: Syncs) -> Vec<OsString> {
     words
 }
 
-/// `primary init` of a data directory in a scope, recorded in `path`.
-pub fn init(data: &Path, scope: &Path, path: &Path) -> Result<Trace, String> {
-    run("primary", &["init", "--wal-segsize", "1MB"], data, scope, path)
+/// The command that makes a data directory.
+#[derive(Clone, Copy, Debug)]
+pub enum Maker<'a> {
+    /// `primary init`.
+    Init,
+    /// `standby clone` of that node, perhaps with a slot on it, which is called `standby`.
+    Clone {
+        /// Which runs.
+        upstream: &'a Node,
+        /// Whether the slot is made.
+        by_slot: bool,
+    },
 }
 
-/// `standby clone` of a node into a data directory in a scope, recorded in `path`.
-pub fn clone(upstream: &Node, data: &Path, scope: &Path, path: &Path) -> Result<Trace, String> {
-    run("standby", &["clone", "--from", &upstream.conninfo("standby")], data, scope, path)
-}
-
-/// A command that makes a data directory.
-fn run(program: &str, arguments: &[&str], data: &Path, scope: &Path, path: &Path) -> Result<Trace, String> {
+/// Makes a data directory in a scope, recorded in `path`.
+pub fn make(maker: &Maker<'_>, data: &Path, scope: &Path, path: &Path) -> Result<Trace, String> {
+    let (program, arguments) = match maker {
+        Maker::Init => ("primary", vec!["init".to_owned(), "--wal-segsize".to_owned(), "1MB".to_owned()]),
+        Maker::Clone { upstream, by_slot } => {
+            let slot = if *by_slot { &["--slot", "standby", "--create-slot"][..] } else { &[] };
+            let arguments = ["clone", "--from"].iter().map(|word| (*word).to_owned());
+            let arguments = arguments.chain([upstream.conninfo("standby")]);
+            ("standby", arguments.chain(slot.iter().map(|word| (*word).to_owned())).collect())
+        }
+    };
     let mut words = wrapper(path, Syncs::Usual).into_iter();
     let mut command = Command::new(words.next().unwrap_or_default());
-    command.args(words).arg(programs::walship(program)).args(arguments).arg("-D").arg(data);
+    command.args(words).arg(programs::walship(program)).args(&arguments).arg("-D").arg(data);
     let output = command.output().map_err(|error| error.to_string())?;
     if !output.status.success() {
         return Err(format!("{program} {}: {}", arguments[0], String::from_utf8_lossy(&output.stderr)));

@@ -33,6 +33,9 @@ use crate::scenario::Scenario;
 /// Bytes of a segment in every recorded node.
 pub const SEGMENT_SIZE: u64 = 1 << 20;
 
+/// More bytes than a checkpoint's record takes, page headers included.
+const CHECKPOINT_MAX: u64 = 200;
+
 /// What is to be looked at beyond the rows.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Depth {
@@ -146,8 +149,9 @@ impl<'a> Trial<'a> {
     fn check_log(&self, data: &Path, end: Lsn) -> Result<(), String> {
         let segments = segments(&data.join("pg_wal"))?;
         let Some((_, first)) = segments.first() else { return Err("no segment is there".to_owned()) };
-        let holds_end = |(number, _): &&(u64, String)| *number == end.0 / SEGMENT_SIZE;
-        let Some((_, last)) = segments.iter().find(holds_end) else {
+        let holding = |lsn: u64| segments.iter().find(|(number, _)| *number == lsn / SEGMENT_SIZE);
+        // The checkpoint's record may go on in the next one.
+        let Some((_, last)) = holding(end.0 + CHECKPOINT_MAX).or_else(|| holding(end.0)) else {
             return Err("the last segment is not there".to_owned());
         };
         if programs::find_postgres("pg_waldump").is_none() {

@@ -17,8 +17,8 @@ const TABLES: [&str; 3] = [
     "CREATE TABLE c(n integer PRIMARY KEY AUTOINCREMENT, k text UNIQUE, body text)",
 ];
 
-/// Replication slots stand among the rows as those of a table of this name: like rows they are there once they were acknowledged, and
-/// gone once that was.
+/// Replication slots stand among the rows as those of a table of this name: like rows they are there once they were
+/// acknowledged, and gone once that was.
 pub const SLOTS: &str = "replication slots";
 
 /// Most slots of one client: four clients may have as many as there can be by default.
@@ -118,13 +118,6 @@ impl Workload {
         client.send_query(
             "SELECT hex(zeroblob(500000)), k FROM a, (VALUES (1), (2), (3), (4), (5), (6), (7), (8))",
         )?;
-        Ok(client)
-    }
-
-    /// Begins a base backup of a moment, which goes on while its client takes it.
-    pub fn begin_backup(&self, node: &Node) -> Result<Client, ClientError> {
-        let mut client = Client::connect(&node.address(), &[("replication", "true")])?;
-        client.send_query("BASE_BACKUP ( LABEL 'images', CHECKPOINT 'fast', WAL )")?;
         Ok(client)
     }
 
@@ -289,11 +282,14 @@ fn is_row((table, key): &&Key) -> bool {
     !key.is_empty() && table != SLOTS
 }
 
-/// Every slot, and every row of every table of the workload, in one statement so that it is one state. How many answers it took, also.
+/// Every slot, and every row of every table of the workload, in one statement so that it is one state. How many answers it
+/// took, also.
 pub fn read_rows(client: &mut Client) -> Result<(Rows, usize), String> {
     let mut query = |sql: &str| client.query(sql).map_err(|error| format!("{sql}: {error}"));
     let mut rows = Rows::new();
-    for slot in query("SELECT slot_name FROM pg_replication_slots")?.rows.into_iter().flatten().flatten() {
+    // That of a standby is none of the clients'.
+    let slots = "SELECT slot_name FROM pg_replication_slots WHERE slot_name <> 'standby'";
+    for slot in query(slots)?.rows.into_iter().flatten().flatten() {
         rows.insert((SLOTS.to_owned(), slot), String::new());
     }
     let tables = query("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'")?;

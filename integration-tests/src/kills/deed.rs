@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use failpoint::{Action, Point};
+use failpoint::{Action, Point, Site};
 
 use crate::random::Random;
 
@@ -99,13 +99,18 @@ pub struct Armed {
 
 impl Armed {
     fn draw(random: &mut Random) -> Armed {
-        let points: Vec<Point> = Point::all().filter(|point| !of_promotion(*point)).collect();
+        let points: Vec<Point> = Point::all().filter(|point| is_usual(*point)).collect();
         let point = *random.pick(&points);
         let kills = [Action::Kill, Action::Kill, Action::KillPostmaster, Action::Pause];
         let actions: Vec<Action> = kills.iter().chain(point.errors()).copied().collect();
         let action = *random.pick(&actions);
         Armed {
-            side: if of_standby(point) { Side::Standby } else { side(random) },
+            // A standby logs nothing, the end of a backup of it neither.
+            side: match () {
+                () if of_standby(point) => Side::Standby,
+                () if point.site == Site::BackupEnd => Side::Primary,
+                () => side(random),
+            },
             point,
             action,
             hit: *random.pick(&[1, 1, 1, 2, 3, 8]),
@@ -205,6 +210,21 @@ pub(super) fn of_standby(point: Point) -> bool {
 /// Whether only a promotion comes by there.
 pub fn of_promotion(point: Point) -> bool {
     point.site.name().starts_with("promotion")
+}
+
+/// Whether a command of the standby's alone comes by there, or who obeys it.
+pub fn of_command(point: Point) -> bool {
+    ["clone", "demote", "switchover"].iter().any(|command| point.site.name().starts_with(command))
+}
+
+/// Whether the processes of a pair come by there that stays what it is.
+pub fn is_usual(point: Point) -> bool {
+    !of_promotion(point) && !of_command(point)
+}
+
+/// Whether a base backup alone comes by there.
+pub(super) fn of_backup(point: Point) -> bool {
+    point.site.name().starts_with("backup")
 }
 
 const PRIMARY: [&str; 8] = [

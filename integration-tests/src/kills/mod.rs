@@ -7,8 +7,8 @@
 //! 1. every acknowledged row is on the primary, once; no row that nobody sent; no transaction in halves ([`ledger`]);
 //! 2. the standby has caught up, and both nodes give the same rows and the same schema;
 //! 3. nothing runs on either data directory but its postmaster and that one's children;
-//! 4. each slot has the log that it promises to keep; pg_waldump reads, on both nodes, all that the log has got since the round before; the whole log, from the oldest segment
-//!    that is not removed, every [`WHOLE_LOG`] rounds and at the end.
+//! 4. each slot has the log that it promises to keep; pg_waldump reads, on both nodes, all that the log has got since the round
+//!    before; the whole log, from the oldest segment that is not removed, every [`WHOLE_LOG`] rounds and at the end.
 //!
 //! Deeds, delays and statements follow from the seed; what they meet is up to the scheduler. On a failure everything is
 //! left: data directories, logs, and in `deeds` the list of what was done.
@@ -27,9 +27,10 @@ use std::time::Duration;
 use failpoint::Point;
 use sys::clock;
 
-use self::deed::{Deed, Side};
+use self::deed::{Deed, Side, of_backup};
 use self::ledger::{AHEAD_MAX, Ledger};
 use self::pair::Pair;
+use crate::backup;
 use crate::random::Random;
 use crate::rounds::{self, Failure, Plan};
 use crate::scenario::Scenario;
@@ -147,6 +148,12 @@ impl Run {
         self.ledger.connect(&self.pair.cluster.primary, &self.pair.cluster.standby)?;
         let processes = self.pair.processes()?;
         self.pair.arm(&deed);
+        let backup = match deed {
+            Deed::Failpoint(armed) if of_backup(armed.point) => {
+                Some(backup::begin(self.pair.node(armed.side)).map_err(|error| error.to_string())?)
+            }
+            _ => None,
+        };
         self.ledger.send(&mut random, AHEAD_MAX);
         wait::watch_for(delay);
         self.pair.commit(&deed, &processes, &mut random)?;
@@ -156,6 +163,8 @@ impl Run {
             tally.synchronous += 1;
         }
         self.ledger.read()?;
+        // Whatever becomes of it: what it meets is what counts.
+        let _taken = backup.map(backup::take);
         // It may be a start, or the end of a session, that meets a failpoint.
         self.pair.heal()?;
         let met = self.pair.met(&deed);

@@ -9,6 +9,8 @@ use sys::process::Pid;
 use super::deed::{Side, of_standby};
 use super::ledger::Ledger;
 use super::pair::Pair;
+use crate::backup;
+use crate::client::ClientError;
 use crate::random::Random;
 use crate::scenario::Scenario;
 use crate::{procfs, wait};
@@ -20,6 +22,8 @@ enum Errand {
     Load,
     /// Segments are begun, and the tables' own log becomes so long that it starts over.
     Fill,
+    /// The primary gives a base backup.
+    Backup,
     /// A process crashes: the node recovers within its postmaster.
     Crash,
     /// A stop and a start.
@@ -28,7 +32,8 @@ enum Errand {
     Kill,
 }
 
-const ERRANDS: [Errand; 5] = [Errand::Load, Errand::Fill, Errand::Crash, Errand::Restart, Errand::Kill];
+const ERRANDS: [Errand; 6] =
+    [Errand::Load, Errand::Fill, Errand::Backup, Errand::Crash, Errand::Restart, Errand::Kill];
 
 /// After so many points all is checked, not the rows alone.
 const WHOLE_CHECK: usize = 10;
@@ -80,6 +85,15 @@ impl Walk {
         match errand {
             Errand::Load => self.load(),
             Errand::Fill => self.ledger.fill(&self.pair.cluster.primary),
+            Errand::Backup => {
+                match backup::begin(&self.pair.cluster.primary).and_then(backup::take) {
+                    // The disk that failed at the point before, or at this one.
+                    Err(ClientError::Server(error)) if ["53100", "58030"].contains(&&*error.sqlstate) => {
+                        Ok(())
+                    }
+                    taken => taken.map_err(|error| format!("base backup: {error}")),
+                }
+            }
             Errand::Crash => {
                 let client = self.pair.node(side).try_client().map_err(|error| error.to_string())?;
                 self.pair.kill_child(side, Pid(client.backend_pid))?;

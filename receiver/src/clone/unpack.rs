@@ -10,6 +10,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use failpoint::Site;
 use sender::client::{ClientError, ServerConnection};
 use sender::control::ControlFile;
 use sender::datadir::DataDir;
@@ -109,7 +110,9 @@ fn unpack_archive(archive: &mut Archive<impl Read>, root: &Path) -> io::Result<K
             }
         }
     }
-    directories.iter().try_for_each(|directory| File::open(directory)?.sync_all())?;
+    failpoint::io(Site::CloneDirectories, || {
+        directories.iter().try_for_each(|directory| File::open(directory)?.sync_all())
+    })?;
     Ok(kept)
 }
 
@@ -139,12 +142,12 @@ fn small_file(entry: &mut Entry<'_, impl Read>, path: &Path) -> io::Result<Vec<u
 }
 
 fn write_file(entry: &mut Entry<'_, impl Read>, path: &Path) -> io::Result<()> {
-    let mut write = || {
+    let write = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         io::copy(entry, &mut file)?;
         file.sync_all()
     };
-    write().map_err(|error: io::Error| {
+    failpoint::io(Site::CloneFile, write).map_err(|error: io::Error| {
         io::Error::new(error.kind(), format!("could not write file \"{}\": {error}", path.display()))
     })
 }

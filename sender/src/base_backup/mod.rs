@@ -41,6 +41,7 @@ pub mod throttle;
 use std::fs::{self, File};
 use std::io;
 
+use failpoint::Site;
 use ipc::process::Me;
 use sys::clock;
 use tempfile::TempDir;
@@ -262,8 +263,11 @@ impl BaseBackup<'_> {
             node.wal.flush_lsn()
         } else {
             let mut xlog = Xlog::new(node, self.me);
-            let inserted = xlog.insert(&mut backup_end_record(start.lsn)).map_err(|error| no_room(&error))?;
-            xlog.flush(inserted.end);
+            let inserted = failpoint::step(Site::BackupEnd, || {
+                let inserted = xlog.insert(&mut backup_end_record(start.lsn));
+                inserted.inspect(|inserted| xlog.flush(inserted.end))
+            });
+            let inserted = inserted.map_err(|error| no_room(&error))?;
             if archive_status::is_archiving(node) {
                 // So that the archive gets it soon.
                 xlog.switch_segment().map_err(|error| no_room(&error))?;

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::Read;
 
+use failpoint::Site;
 use ipc::interrupt::Interrupts;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
@@ -146,6 +147,7 @@ impl<'a> Outlet<'a> {
         if bytes.is_empty() {
             return Ok(());
         }
+        failpoint::pass(Site::BackupSend);
         self.message(BackupMessage::Data(bytes))?;
         self.sent += bytes.len() as u64;
         self.shown.set_streamed(self.sent);

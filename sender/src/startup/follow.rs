@@ -30,6 +30,7 @@ use super::recovery::Recovered;
 use super::replay::put_if_room;
 use super::sources::{Sources, Step, View};
 use super::{StartupError, promotion, timelines, told_to_end};
+use crate::hand_over;
 use crate::node::{Node, take_flag};
 use crate::restore_command::{restore_newer_history, restore_segment};
 use crate::wait::wait_latch;
@@ -166,9 +167,7 @@ impl Upstream {
             return false;
         }
         self.switches_over = false;
-        // The command that waits for it may have given it up.
-        let is_wanted = std::fs::remove_file(node.data.switchover()).is_ok();
-        is_wanted && self.can_promote(recovered)
+        hand_over::take_wish(&node.data) && self.can_promote(recovered)
     }
 
     fn can_promote(&self, recovered: &Recovered) -> bool {

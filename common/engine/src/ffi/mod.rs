@@ -13,6 +13,7 @@ pub(crate) mod backup;
 pub(crate) mod function;
 pub(crate) mod hooks;
 pub(crate) mod statement;
+mod vfs;
 pub(crate) mod vtab;
 
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -92,6 +93,7 @@ impl Db {
             Access::ReadWrite => ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE,
         } | ffi::SQLITE_OPEN_NOMUTEX
             | ffi::SQLITE_OPEN_EXRESCODE;
+        vfs::install();
         let mut raw = ptr::null_mut();
         // SAFETY: `name` is a C string that outlives the call, `raw` takes the pointer.
         let code = unsafe { ffi::sqlite3_open_v2(name.as_ptr(), &raw mut raw, flags, ptr::null()) };
