@@ -41,6 +41,7 @@ pub mod load;
 pub mod log_surgery;
 pub mod network;
 pub mod node;
+pub mod parity;
 pub mod postgres;
 pub mod procfs;
 pub mod programs;

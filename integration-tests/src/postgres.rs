@@ -36,6 +36,8 @@ struct Launch {
     log: PathBuf,
     owner: Owner,
     settings: Vec<String>,
+    /// From the first start on always the same.
+    port: u16,
 }
 
 /// The pair. Dropping it stops it.
@@ -103,6 +105,57 @@ impl Server {
         Server::make(scenario, &scenario.path(name), owner(), settings)
     }
 
+    /// Sets a server up with segments of 1 MB, in a directory of this name in the scenario; panics when PostgreSQL's server is
+    /// not installed.
+    pub fn with_segments_of_1_mb(scenario: &Scenario, name: &str, settings: &[&str]) -> Server {
+        let (dir, owner) = (scenario.path(name), owner());
+        let data = Server::make_data(scenario, &dir, owner, &["--wal-segsize=1"]);
+        let data = data.expect("PostgreSQL 15's server is installed");
+        Server::start(data, dir.join("server.log"), owner, settings)
+    }
+
+    /// Copies a running server by pg_basebackup and starts the copy as a standby that streams as `name`.
+    pub fn standby_of(scenario: &Scenario, name: &str, upstream: &Server, settings: &[&str]) -> Server {
+        let owner = owner();
+        let dir = scenario.path(name);
+        make_dir(&dir, owner);
+        let copy = dir.join("data");
+        let conninfo = format!("host=127.0.0.1 port={} user=postgres application_name={name}", upstream.port);
+        let mut backup = command("pg_basebackup", owner);
+        backup.args(["-c", "fast", "-R", "-d", &conninfo, "-D"]).arg(&copy);
+        assert_success(&backup.output().unwrap(), "pg_basebackup");
+        Server::start(copy, dir.join("server.log"), owner, settings)
+    }
+
+    /// Makes `lines` its settings beside those of its command line and has all of its processes take note: also the
+    /// checkpointer, which says to everybody whether there are synchronous standbys.
+    pub fn reload(&self, lines: &str) {
+        // What comes last in the file counts.
+        let path = self.launch.data.join("postgresql.conf");
+        let conf = fs::read_to_string(&path).unwrap();
+        let before = conf.split(RELOADED).next().unwrap_or_default();
+        fs::write(&path, format!("{before}{RELOADED}{lines}\n")).unwrap();
+        let mut client = Client::connect(&Address::Tcp(self.port), &[]).unwrap();
+        let loaded = "SELECT pg_conf_load_time()";
+        let time = client.value(loaded);
+        client.query("SELECT pg_reload_conf()").unwrap();
+        wait::until("the new settings", || {
+            let mut client = Client::connect(&Address::Tcp(self.port), &[]).unwrap();
+            (client.value(loaded) != time).then_some(())
+        });
+        client.query("CHECKPOINT").unwrap();
+    }
+
+    /// Fast shutdown.
+    pub fn stop(&mut self) {
+        process::kill(self.pid(), Signal::Int).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{}", self.log());
+    }
+
+    fn pid(&self) -> Pid {
+        Pid(i32::try_from(self.child.id()).expect("a process id is positive"))
+    }
+
     /// Its data directory.
     pub fn data(&self) -> &Path {
         &self.launch.data
@@ -115,7 +168,7 @@ impl Server {
 
     /// SIGKILL to all of its processes at once.
     pub fn kill_all(&mut self) {
-        let pid = Pid(i32::try_from(self.child.id()).expect("a process id is positive"));
+        let pid = self.pid();
         let children = procfs::children(pid);
         for pid in std::iter::once(&pid).chain(&children) {
             // It may be gone already with its parent.
@@ -129,7 +182,7 @@ impl Server {
 
     /// Starts it again after that, and waits until it lets clients in.
     pub fn start_again(&mut self) {
-        (self.child, self.port) = self.launch.start();
+        self.child = self.launch.start();
     }
 
     /// Its port.
@@ -138,38 +191,40 @@ impl Server {
     }
 
     fn make(scenario: &Scenario, dir: &Path, owner: Owner, settings: &[&str]) -> Option<Server> {
+        let data = Server::make_data(scenario, dir, owner, &[])?;
+        Some(Server::start(data, dir.join("primary.log"), owner, settings))
+    }
+
+    /// A data directory by initdb, with more arguments if wanted.
+    fn make_data(scenario: &Scenario, dir: &Path, owner: Owner, arguments: &[&str]) -> Option<PathBuf> {
         programs::find_postgres("postgres")?;
         // The servers must get through to their directories.
         fs::set_permissions(scenario.root(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::create_dir(dir).unwrap();
-        if let Some((uid, gid)) = owner {
-            chown(dir, Some(uid), Some(gid)).unwrap();
-        }
+        make_dir(dir, owner);
         let data = dir.join("primary");
         let mut initdb = command("initdb", owner);
-        initdb.args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "-D"]).arg(&data);
-        assert_success(&initdb.output().unwrap(), "initdb");
-        Some(Server::start(data, dir.join("primary.log"), owner, settings))
+        initdb.args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"]).args(arguments);
+        assert_success(&initdb.arg("-D").arg(&data).output().unwrap(), "initdb");
+        Some(data)
     }
 
     fn start(data: PathBuf, log: PathBuf, owner: Owner, settings: &[&str]) -> Server {
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let launch = Launch { data, log, owner, settings };
-        let (child, port) = launch.start();
-        Server { child, port, launch }
+        // PostgreSQL takes no port 0; the port of a socket that was just closed is free.
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let launch = Launch { data, log, owner, settings, port };
+        Server { child: launch.start(), port, launch }
     }
 }
 
 impl Launch {
-    /// The process, when it lets clients in, and its port.
-    fn start(&self) -> (Child, u16) {
-        // PostgreSQL takes no port 0; the port of a socket that was just closed is free.
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    /// The process, when it lets clients in.
+    fn start(&self) -> Child {
         let log: File = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let mut postgres = command("postgres", self.owner);
         postgres.arg("-D").arg(&self.data).args([
             "-p",
-            &port.to_string(),
+            &self.port.to_string(),
             "-c",
             "listen_addresses=127.0.0.1",
         ]);
@@ -177,9 +232,9 @@ impl Launch {
         self.settings.iter().for_each(|setting| _ = postgres.args(["-c", setting]));
         postgres.stdout(log.try_clone().unwrap()).stderr(log);
         let child = postgres.spawn().unwrap();
-        wait::within(PATIENCE, || Client::connect(&Address::Tcp(port), &[]).ok())
+        wait::within(PATIENCE, || Client::connect(&Address::Tcp(self.port), &[]).ok())
             .expect("PostgreSQL comes up");
-        (child, port)
+        child
     }
 }
 
@@ -189,6 +244,17 @@ impl Drop for Server {
         // Fast shutdown; the directory goes afterwards.
         let _gone = process::kill(pid, Signal::Int);
         let _ended = self.child.wait();
+    }
+}
+
+/// Divides postgresql.conf: what follows was set by [`Server::reload`].
+const RELOADED: &str = "\n# reloaded\n";
+
+/// A directory for a server of that owner.
+fn make_dir(dir: &Path, owner: Owner) {
+    fs::create_dir(dir).unwrap();
+    if let Some((uid, gid)) = owner {
+        chown(dir, Some(uid), Some(gid)).unwrap();
     }
 }
 

@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::Path;
 
-use integration_tests::commands::{Said, finish, postgres_command};
+use integration_tests::commands::{Said, finish, postgres_command, psql_replication};
 use integration_tests::log_surgery::Log;
 use integration_tests::node::Node;
 use integration_tests::scenario::Scenario;
@@ -121,4 +121,39 @@ fn pg_receivewal_begins_where_its_slot_keeps_the_log_from() {
     stream_to(&node, &fresh, "test", &upto).assert_success("a stream that goes on");
     assert!(received(&fresh).len() >= names.len() + 2, "{:?} after {names:?}", received(&fresh));
     node.stop();
+}
+
+#[test]
+fn slot_of_a_standby_is_streamed_from_over_its_promotion() {
+    let scenario = Scenario::new("receivewal-slot-promotion");
+    let primary = primary(&scenario);
+    fill(&primary);
+    let standby = {
+        let mut standby = Node::clone_of(&scenario, "standby", &primary);
+        standby.start();
+        standby.wait_level_with(&primary);
+        standby
+    };
+    psql_replication(&standby, "CREATE_REPLICATION_SLOT test PHYSICAL (RESERVE_WAL)")
+        .assert_success("a slot");
+    fill(&primary);
+    standby.wait_level_with(&primary);
+    let restart = standby.value("SELECT restart_lsn FROM pg_replication_slots");
+    let before = Log::segment(restart.parse().unwrap());
+    standby.promote();
+    let after = standby.value("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+    fill(&standby);
+    let upto = end(&standby);
+    standby.query("INSERT INTO t VALUES (2)");
+    let dir = scenario.path("stream");
+    fs::create_dir(&dir).unwrap();
+    stream_to(&standby, &dir, "test", &upto).assert_success("a stream over the switch");
+    let names = received(&dir);
+    for name in [&before, &after, "00000002.history"] {
+        assert!(names.iter().any(|other| other == name), "{name} in {names:?}");
+    }
+    assert!(before.starts_with("00000001") && after.starts_with("00000002"), "{before} {after}");
+    // It keeps the log from where it was told to on the new timeline.
+    let kept: Lsn = standby.value("SELECT restart_lsn FROM pg_replication_slots").parse().unwrap();
+    assert!(kept > restart.parse().unwrap(), "{kept}");
 }

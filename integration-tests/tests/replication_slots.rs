@@ -77,7 +77,7 @@ fn commands_answer_as_postgresqls() {
             "42602: replication slot name \"a-b\" contains invalid character | HINT: Replication slot names may only \
              contain lower case letters, numbers, and the underscore character.",
             "0A000: logical decoding is not supported by this server | HINT: Use physical replication.",
-            "42601: unrecognized option: reserve",
+            "XX000: unrecognized option: reserve",
             "42704: replication slot \"nobody\" does not exist",
             "42704: replication slot \"nobody\" does not exist",
             "42704: replication slot \"nobody\" does not exist",

@@ -123,8 +123,8 @@ impl Kind {
                 Error::plain("22023", format!("parameter \"{name}\" requires a Boolean value"))
             }),
             Kind::Int { unit, .. } => {
-                let number =
-                    parse_number(text, unit).ok_or_else(|| Error::invalid(name, text, unit.hint()))?;
+                let number = parse_number(text, unit)
+                    .ok_or_else(|| Error::invalid(name, text, unit_hint(text, unit)))?;
                 self.check(name, Value::Int(number))
             }
             Kind::Enum(options) => options
@@ -200,6 +200,11 @@ impl Value {
         }
         self.setting()
     }
+}
+
+/// Which units there are, for a number that has another one.
+fn unit_hint(text: &str, unit: Unit) -> Option<String> {
+    unit.hint().filter(|_| text.trim_start().starts_with(|c: char| c.is_ascii_digit()))
 }
 
 fn enum_hint(options: &'static [(&'static str, &'static str)]) -> String {
@@ -387,6 +392,7 @@ mod tests {
             let error = kind.parse("x", text).unwrap_err();
             assert_eq!((error.message.as_str(), error.sqlstate), (message, "22023"), "{text}");
         }
+        assert_eq!(MS.parse("x", "ten").unwrap_err().hint, None);
         let hint = MS.parse("x", "1 week").unwrap_err().hint.unwrap();
         assert_eq!(
             hint,

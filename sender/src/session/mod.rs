@@ -254,6 +254,7 @@ impl Session {
             xlog: RefCell::new(Xlog::new(node, me)),
             control: Rc::clone(&control),
             notifications: Rc::clone(&notifications),
+            warnings: RefCell::default(),
             to_confirm: Cell::new(None),
         });
         Session {
@@ -512,6 +513,7 @@ impl SettingsVersion {
 pub(crate) fn base_settings(node: &Node, me: Me, rights: Rights) -> Settings {
     let mut base = (*node.settings()).clone();
     base.in_hot_standby = node.recovery.in_recovery();
+    base.transaction_read_only |= base.in_hot_standby;
     // A client that may choose among servers passes by: another one may have been promoted meanwhile.
     base.default_transaction_read_only |= sync_rep::awaits_first_quorum(node);
     base.is_superuser = rights.superuser;

@@ -127,7 +127,7 @@ impl Session {
     fn execute_run(&mut self, run: &[Statement<'_>], after: &[Statement<'_>]) -> Result<(), Failure> {
         let writes = run.iter().any(|statement| statement.kind.is_write());
         if self.block.is_none() && writes {
-            if matches!(after.first().map(|next| &next.kind), Some(Kind::Begin(_))) {
+            if matches!(after.first().map(|next| &next.kind), Some(Kind::Begin { .. })) {
                 let mut block = Block::new(self.settings.borrow().current().default_transaction_read_only);
                 block.implicit = true;
                 self.block = Some(block);
@@ -191,6 +191,7 @@ impl Session {
         self.wait_for_acknowledged()?;
         let began = clock::now();
         self.info.to_confirm.set(None);
+        self.info.warnings.take();
         self.reader()?;
         let reader = self.reader.as_mut().expect("opened by the line above");
         let mut sink = ClientRows { connection: &mut self.connection, broken: None };
@@ -203,6 +204,9 @@ impl Session {
             return Err(report.into());
         }
         let rows = result?;
+        for warning in self.info.warnings.take() {
+            backend::notice_response(self.connection.output(), &ErrorResponse::warning(warning));
+        }
         if let Some(logged) = self.info.to_confirm.take() {
             self.commit_level()?;
             self.await_standbys(logged, began, true)?;
@@ -285,7 +289,7 @@ impl Session {
 
     fn transaction_command(&mut self, kind: &Kind) -> Result<(), Failure> {
         match kind {
-            Kind::Begin(modes) => self.begin(*modes)?,
+            Kind::Begin { modes, .. } => self.begin(*modes)?,
             Kind::Commit { chain } => return self.commit(*chain),
             Kind::Rollback { chain } => self.rollback(*chain),
             Kind::Savepoint(name) => {
@@ -315,6 +319,7 @@ impl Session {
 
     fn begin(&mut self, modes: TransactionModes) -> Result<(), SqlError> {
         check_isolation(modes)?;
+        self.check_read_write(modes)?;
         let read_only =
             modes.read_only.unwrap_or(self.settings.borrow().current().default_transaction_read_only);
         match &mut self.block {
@@ -324,6 +329,15 @@ impl Session {
                 self.block = Some(Block::new(read_only));
                 self.status.xact_start.store(now().0, Ordering::Relaxed);
             }
+        }
+        Ok(())
+    }
+
+    /// 0A000 for a transaction that is to write on a standby.
+    fn check_read_write(&self, modes: TransactionModes) -> Result<(), SqlError> {
+        if modes.read_only == Some(false) && self.node.recovery.in_recovery() {
+            let message = "cannot set transaction read-write mode during recovery";
+            return Err(SqlError::new(SqlState::FEATURE_NOT_SUPPORTED, message));
         }
         Ok(())
     }
@@ -449,6 +463,9 @@ impl Session {
 
     fn set_transaction(&mut self, session: bool, modes: TransactionModes) -> Result<(), SqlError> {
         check_isolation(modes)?;
+        if !session {
+            self.check_read_write(modes)?;
+        }
         let Some(read_only) = modes.read_only else { return Ok(()) };
         if session {
             let value = if read_only { "on" } else { "off" };
@@ -537,7 +554,7 @@ fn log_statement_error(error: &SqlError, shown: &str) {
 fn is_transaction_command(kind: &Kind) -> bool {
     matches!(
         kind,
-        Kind::Begin(_)
+        Kind::Begin { .. }
             | Kind::Commit { .. }
             | Kind::Rollback { .. }
             | Kind::Savepoint(_)

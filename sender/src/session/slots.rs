@@ -17,7 +17,8 @@ impl SessionInfo {
     pub(super) fn create_slot(&self, arguments: &[SystemValue]) -> Result<SystemValue, SqlError> {
         let name = arguments.first().map(text).unwrap_or_default();
         let reserve = if arguments.get(1).is_some_and(is_true) { Reserve::Now } else { Reserve::Later };
-        self.make_slot(&name, reserve, lifetime(arguments.get(2).is_some_and(is_true)))
+        let kept = self.make_slot(&name, reserve, lifetime(arguments.get(2).is_some_and(is_true)))?;
+        Ok(SystemValue::Record(vec![name.into(), lsn_or_null(kept)]))
     }
 
     /// pg_copy_physical_replication_slot(source, name, temporary)
@@ -26,18 +27,20 @@ impl SessionInfo {
         let name = arguments.get(1).map(text).unwrap_or_default();
         let found = self.node.replication_slots.view(&source).map_err(report_error)?;
         let temporary = arguments.get(2).map_or(found.temporary, is_true);
-        self.make_slot(&name, Reserve::As(&source), lifetime(temporary))
+        if !found.restart_lsn.is_valid() {
+            let message = "cannot copy a replication slot that doesn't reserve WAL";
+            return Err(SqlError::new(SqlState(*b"55000"), message));
+        }
+        self.make_slot(&name, Reserve::As(&source), lifetime(temporary))?;
+        // PostgreSQL tells what a logical slot has confirmed, and of these nothing.
+        Ok(SystemValue::Record(vec![name.into(), NULL]))
     }
 
-    fn make_slot(
-        &self,
-        name: &str,
-        reserve: Reserve<'_>,
-        lifetime: Lifetime,
-    ) -> Result<SystemValue, SqlError> {
+    /// Makes a slot; from where on it keeps the log, if it does yet.
+    fn make_slot(&self, name: &str, reserve: Reserve<'_>, lifetime: Lifetime) -> Result<Lsn, SqlError> {
         let slots = self.node.replication_slots;
         let slot = slots.create(self.node, self.me, name, reserve, lifetime).map_err(report_error)?;
-        Ok(SystemValue::Record(vec![name.into(), lsn_or_null(slot.restart_lsn())]))
+        Ok(slot.restart_lsn())
     }
 
     /// pg_replication_slot_advance(name, upto). It is on disk with the next checkpoint.

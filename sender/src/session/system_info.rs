@@ -41,6 +41,9 @@ use crate::recovery_state::PauseState;
 use crate::sync_rep::{Awaited, Confirmation};
 use crate::xlog::Xlog;
 
+/// A statement that warns more often tells the log alone.
+const WARNINGS_MAX: usize = 100;
+
 pub(super) const NULL: SystemValue = SystemValue::Null;
 
 /// Answers for one session.
@@ -56,6 +59,8 @@ pub(super) struct SessionInfo {
     pub(super) control: Rc<SessionControl>,
     /// Channels, and what the transaction notifies.
     pub(super) notifications: Rc<RefCell<Notifications>>,
+    /// What the statement's functions have to tell the client; taken when it has run.
+    pub(super) warnings: RefCell<Vec<String>>,
     /// What the statement has logged and standbys have to confirm; taken when it has run.
     pub(super) to_confirm: Cell<Option<Awaited>>,
 }
@@ -261,9 +266,18 @@ impl SessionInfo {
                 Ok(self.node.procs.send_interrupt(address, interrupt).into())
             }
             _ => {
-                tracing::warn!("PID {pid} is not a PostgreSQL backend process");
+                self.warn(format!("PID {pid} is not a PostgreSQL backend process"));
                 Ok(false.into())
             }
+        }
+    }
+
+    /// A WARNING for the client and the log.
+    fn warn(&self, message: String) {
+        tracing::warn!("{message}");
+        let mut warnings = self.warnings.borrow_mut();
+        if warnings.len() < WARNINGS_MAX {
+            warnings.push(message);
         }
     }
 
@@ -272,7 +286,7 @@ impl SessionInfo {
         let pid = arguments.first().map(integer).unwrap_or_default();
         let found = i32::try_from(pid).ok().and_then(|pid| self.node.procs.find_pid(Pid(pid)));
         let Some(address) = found else {
-            tracing::warn!("PID {pid} is not a PostgreSQL server process");
+            self.warn(format!("PID {pid} is not a PostgreSQL server process"));
             return false.into();
         };
         self.node.procs.send_interrupt(address, Interrupts::LOG_MEMORY_CONTEXT).into()

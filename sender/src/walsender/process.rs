@@ -73,6 +73,8 @@ enum Request {
     Query(String),
     /// Nothing that needs an answer but ReadyForQuery.
     Nothing,
+    /// The end of a series of messages of the extended protocol.
+    Sync,
     Leave,
 }
 
@@ -87,6 +89,8 @@ struct WalSender<'a> {
     slot: &'static WalSndSlot,
     /// What the stream keeps the log by.
     held: Option<HeldSlot>,
+    /// A message of the extended protocol was refused: what follows is skipped up to the next Sync.
+    skip_to_sync: bool,
 }
 
 /// Serves a replication connection from its startup packet on, until it ends. `Err`: it ended with a FATAL, which the client
@@ -111,7 +115,18 @@ pub(crate) fn serve(
     let settings_version = SettingsVersion::now(node);
     let served = greet(node, me, &mut connection, startup, rights).and_then(|settings| {
         let connection = &mut connection;
-        WalSender { node, me, connection, settings, settings_version, rights, slot, held: None }.serve()
+        WalSender {
+            node,
+            me,
+            connection,
+            settings,
+            settings_version,
+            rights,
+            slot,
+            held: None,
+            skip_to_sync: false,
+        }
+        .serve()
     });
     let result = served.or_else(|report| farewell(&mut connection, &report));
     node.replication_slots.drop_temporary(node, &me);
@@ -149,10 +164,17 @@ impl WalSender<'_> {
             let status = &self.node.statuses[self.me.number().index()];
             status.set_state(BackendState::Idle, now_timestamp());
             self.heed_settings();
-            self.report_settings();
-            backend::ready_for_query(self.connection.output(), TransactionStatus::Idle);
+            if !self.skip_to_sync {
+                self.report_settings();
+                backend::ready_for_query(self.connection.output(), TransactionStatus::Idle);
+            }
             self.flush_answer()?;
             let done = match self.next_request() {
+                Ok(Request::Sync) => {
+                    self.skip_to_sync = false;
+                    continue;
+                }
+                Ok(Request::Query(_)) if self.skip_to_sync => continue,
                 Ok(Request::Query(query)) => {
                     status.set_query(&query, now_timestamp());
                     self.execute(&query)
@@ -195,11 +217,15 @@ impl WalSender<'_> {
             }
             self.take_idle_interrupts()?;
         };
-        let refused = |message| Err(ErrorResponse::fatal(sqlstate::PROTOCOL_VIOLATION, message));
+        let refused = |message| Err(ErrorResponse::error(sqlstate::PROTOCOL_VIOLATION, message));
         match FrontendMessage::decode(message)? {
             FrontendMessage::Query(text) => Ok(Request::Query(text.to_owned())),
             FrontendMessage::Terminate => Ok(Request::Leave),
+            FrontendMessage::Extended(_) | FrontendMessage::FunctionCall if self.skip_to_sync => {
+                Ok(Request::Nothing)
+            }
             FrontendMessage::Extended(_) => {
+                self.skip_to_sync = true;
                 refused("extended query protocol not supported in a replication connection")
             }
             FrontendMessage::FunctionCall => {
@@ -211,7 +237,8 @@ impl WalSender<'_> {
             }
             FrontendMessage::TooLong { tag: b'd', .. } => self.next_request(),
             FrontendMessage::TooLong { bytes, .. } => Err(message_too_long(self.node, bytes)),
-            FrontendMessage::Flush | FrontendMessage::Sync => Ok(Request::Nothing),
+            FrontendMessage::Flush => Ok(Request::Nothing),
+            FrontendMessage::Sync => Ok(Request::Sync),
         }
     }
 

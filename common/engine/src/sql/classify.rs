@@ -25,11 +25,11 @@ pub(crate) fn classify(tokens: &[Token], source: &str) -> Result<Kind, SqlError>
         "REINDEX" => Ok(Kind::Ddl(CommandTag::Plain("REINDEX"))),
         "BEGIN" => {
             words.skip_any(&["WORK", "TRANSACTION"]);
-            modes(&mut words).map(Kind::Begin)
+            modes(&mut words).map(|modes| Kind::Begin { start: false, modes })
         }
         "START" => {
             words.expect("TRANSACTION")?;
-            modes(&mut words).map(Kind::Begin)
+            modes(&mut words).map(|modes| Kind::Begin { start: true, modes })
         }
         "COMMIT" | "END" => {
             words.skip_any(&["WORK", "TRANSACTION"]);
@@ -489,7 +489,7 @@ mod tests {
         let modes = TransactionModes { isolation: Some(Isolation::Serializable), read_only: Some(true) };
         assert_eq!(
             kind("BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY NOT DEFERRABLE"),
-            Ok(Kind::Begin(modes))
+            Ok(Kind::Begin { start: false, modes })
         );
         assert_eq!(
             kind("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"),

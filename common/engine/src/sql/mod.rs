@@ -66,7 +66,12 @@ pub fn position(query: &str, offset: usize) -> u32 {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// BEGIN, START TRANSACTION
-    Begin(TransactionModes),
+    Begin {
+        /// START TRANSACTION: which its tag repeats
+        start: bool,
+        /// The modes
+        modes: TransactionModes,
+    },
     /// COMMIT, END
     Commit {
         /// AND CHAIN
@@ -141,7 +146,8 @@ impl Kind {
     /// The tag of its completion; the numbers are 0 (see [`CommandTag::with_rows`]).
     pub fn tag(&self) -> CommandTag {
         match self {
-            Kind::Begin(_) => CommandTag::Plain("BEGIN"),
+            Kind::Begin { start: true, .. } => CommandTag::Plain("START TRANSACTION"),
+            Kind::Begin { start: false, .. } => CommandTag::Plain("BEGIN"),
             Kind::Commit { .. } => CommandTag::Plain("COMMIT"),
             Kind::Rollback { .. } | Kind::RollbackTo(_) => CommandTag::Plain("ROLLBACK"),
             Kind::Savepoint(_) => CommandTag::Plain("SAVEPOINT"),

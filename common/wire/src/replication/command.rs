@@ -12,7 +12,7 @@ use wal::timeline::TimelineId;
 
 use super::lexer::{Token, first_word, syntax_error, tokens};
 use crate::error::ErrorResponse;
-use crate::sqlstate::SYNTAX_ERROR;
+use crate::sqlstate::{INTERNAL_ERROR, SYNTAX_ERROR};
 
 /// What a query text on a replication connection is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -332,7 +332,7 @@ fn reserve_wal(options: &[CommandOption]) -> Result<bool, ErrorResponse> {
     for option in options {
         if option.name != "reserve_wal" {
             let message = format!("unrecognized option: {}", option.name);
-            return Err(ErrorResponse::error(SYNTAX_ERROR, message));
+            return Err(ErrorResponse::error(INTERNAL_ERROR, message));
         }
         if reserve.replace(option.boolean()?).is_some() {
             return Err(ErrorResponse::error(SYNTAX_ERROR, "conflicting or redundant options"));
