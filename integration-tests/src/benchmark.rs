@@ -10,8 +10,9 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
+use clap::Args;
 use sys::clock;
 
 use crate::client::{Address, Client};
@@ -23,17 +24,18 @@ use crate::programs;
 use crate::scenario::Scenario;
 use crate::wait;
 
-/// What to run.
-#[derive(Debug, Clone)]
+/// Runs of pgbench: what to run, beside the scripts.
+#[derive(Args, Clone, Debug)]
 pub struct Plan {
     /// Length of one run.
+    #[arg(long, default_value_t = 5, value_name = "N")]
     pub seconds: u32,
-    /// Runs of each kind on each system.
-    pub rounds: usize,
+    /// Runs of each kind on each system; figures are medians.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
     /// Numbers of clients.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32], value_name = "N,…")]
     pub clients: Vec<u32>,
-    /// Names of the scripts to run.
-    pub scripts: Vec<String>,
 }
 
 /// The scripts, by name.
@@ -50,6 +52,13 @@ pub(crate) struct Figures {
     p99: f64,
 }
 
+impl Figures {
+    /// Transactions per second.
+    pub(crate) fn tps(&self) -> f64 {
+        self.tps
+    }
+}
+
 /// The ratio to aim at, of PostgreSQL's tps.
 fn aim(script: &str, clients: u32) -> Option<f64> {
     Some(match (script, clients) {
@@ -63,7 +72,8 @@ fn aim(script: &str, clients: u32) -> Option<f64> {
     })
 }
 
-fn script_text(name: &str) -> String {
+/// The text of one of [`SCRIPTS`].
+pub(crate) fn script_text(name: &str) -> String {
     let message = "x".repeat(100);
     match name {
         "put" => commands::put_script(),
@@ -73,8 +83,11 @@ fn script_text(name: &str) -> String {
     }
 }
 
-/// Runs the plan and prints the table to `out`.
-pub fn commit(plan: &Plan, out: &mut impl Write) -> io::Result<()> {
+/// Runs these scripts and prints the table to `out`.
+///
+/// # Errors
+/// Those of writing to `out`.
+pub fn commit(plan: &Plan, scripts: &[String], out: &mut impl Write) -> io::Result<()> {
     let scenario = Scenario::new("bench");
     describe_machine(scenario.root(), out)?;
     let mut cluster = start_walship(&scenario);
@@ -88,7 +101,7 @@ pub fn commit(plan: &Plan, out: &mut impl Write) -> io::Result<()> {
     }
     prepare(cluster.primary.port());
     print_head(plan, out)?;
-    for script in &plan.scripts {
+    for script in scripts {
         let path = scenario.write(&format!("{script}.sql"), &script_text(script));
         for clients in &plan.clients {
             let ports = [Some(cluster.primary.port()), postgres.as_ref().map(PostgresPair::port)];
@@ -125,7 +138,8 @@ pub(crate) fn compare(
         for system in order {
             if let Some(port) = ports[system] {
                 wait_level(port);
-                runs[system].push(run_pgbench(scenario, port, script, clients, plan.seconds));
+                let bench = PgBench::start(scenario, port, script, clients, plan.seconds);
+                runs[system].push(bench.finish());
             }
         }
     }
@@ -191,32 +205,61 @@ fn wait_level(port: u16) {
     wait::until("the standby to be level", || (client.value(sql) == "1").then_some(()));
 }
 
-fn run_pgbench(scenario: &Scenario, port: u16, script: &Path, clients: u32, seconds: u32) -> Figures {
-    let logs = scenario.path("pgbench");
-    let _none_yet = fs::remove_dir_all(&logs);
-    fs::create_dir(&logs).unwrap();
-    let threads = clients.min(u32::try_from(cores()).unwrap_or(1));
-    let output = Command::new(programs::postgres("pgbench"))
-        .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &port.to_string(), "-n", "-l"])
-        .args(["-c", &clients.to_string(), "-j", &threads.to_string(), "-T", &seconds.to_string()])
-        .arg("--log-prefix")
-        .arg(logs.join("log"))
-        .arg("-f")
-        .arg(script)
-        .arg("postgres")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    assert_success(&output, "pgbench");
-    let said = String::from_utf8_lossy(&output.stdout);
-    let tps = said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-    let mut latencies = read_logs(&logs);
-    latencies.sort_unstable();
-    Figures {
-        tps: tps.unwrap_or_else(|| panic!("pgbench told no tps: {said}")),
-        p50: percentile(&latencies, 50),
-        p95: percentile(&latencies, 95),
-        p99: percentile(&latencies, 99),
+/// A run of pgbench.
+#[derive(Debug)]
+pub(crate) struct PgBench {
+    child: Child,
+    /// Where it writes what every transaction took.
+    logs: PathBuf,
+}
+
+impl PgBench {
+    /// Starts one against the server at that port.
+    pub(crate) fn start(
+        scenario: &Scenario,
+        port: u16,
+        script: &Path,
+        clients: u32,
+        seconds: u32,
+    ) -> PgBench {
+        let logs = scenario.path("pgbench");
+        let _none_yet = fs::remove_dir_all(&logs);
+        fs::create_dir(&logs).unwrap();
+        let threads = clients.min(u32::try_from(cores()).unwrap_or(1));
+        let mut command = Command::new(programs::postgres("pgbench"));
+        command
+            .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &port.to_string(), "-n", "-l"])
+            .args(["-c", &clients.to_string(), "-j", &threads.to_string(), "-T", &seconds.to_string()])
+            .arg("--log-prefix")
+            .arg(logs.join("log"))
+            .arg("-f")
+            .arg(script)
+            .arg("postgres")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        PgBench { child: command.spawn().unwrap(), logs }
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Waits for its end; what it measured.
+    pub(crate) fn finish(self) -> Figures {
+        let output = self.child.wait_with_output().unwrap();
+        assert_success(&output, "pgbench");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let tps = said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+        let mut latencies = read_logs(&self.logs);
+        latencies.sort_unstable();
+        Figures {
+            tps: tps.unwrap_or_else(|| panic!("pgbench told no tps: {said}")),
+            p50: percentile(&latencies, 50),
+            p95: percentile(&latencies, 95),
+            p99: percentile(&latencies, 99),
+        }
     }
 }
 
@@ -232,7 +275,8 @@ fn read_logs(dir: &Path) -> Vec<u32> {
         .collect()
 }
 
-fn percentile(sorted: &[u32], percent: usize) -> f64 {
+/// Milliseconds, of sorted microseconds; NaN of none.
+pub(crate) fn percentile(sorted: &[u32], percent: usize) -> f64 {
     let at = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
     sorted.get(at).map_or(f64::NAN, |micros| f64::from(*micros) / 1e3)
 }

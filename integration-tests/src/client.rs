@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -390,6 +391,15 @@ impl Client {
         }
     }
 
+    /// Reads once what has come, waiting for it if nothing has; an error when the server closes the connection.
+    pub fn read_some(&mut self, bytes: &mut [u8]) -> Result<usize, ClientError> {
+        let count = match &mut self.socket {
+            Socket::Tcp(stream) => stream.read(bytes)?,
+            Socket::Unix(stream) => stream.read(bytes)?,
+        };
+        if count == 0 { Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()) } else { Ok(count) }
+    }
+
     fn read_exact(&mut self, bytes: &mut [u8]) -> Result<(), ClientError> {
         match &mut self.socket {
             Socket::Tcp(stream) => stream.read_exact(bytes)?,
@@ -402,6 +412,15 @@ impl Client {
         let mut parts = body.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned());
         if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
             self.parameters.insert(name, value);
+        }
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Tcp(stream) => stream.as_fd(),
+            Socket::Unix(stream) => stream.as_fd(),
         }
     }
 }

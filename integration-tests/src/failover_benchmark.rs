@@ -9,11 +9,13 @@ use std::io::{self, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use clap::Args;
 use sys::clock::{self, MonoTime};
 use sys::process;
 use sys::signal::Signal;
 
-use crate::client::{Address, Client};
+use crate::benchmark::{connect, describe_machine, percentile};
+use crate::client::Client;
 use crate::node::{Node, Role, assert_success};
 use crate::postgres::PostgresPair;
 use crate::scenario::Scenario;
@@ -21,40 +23,66 @@ use crate::{procfs, programs, wait};
 
 const CREATE: &str = "CREATE TABLE rows(id integer PRIMARY KEY)";
 
+/// How long a client whose write was refused leaves the node alone.
+const RETRY: Duration = Duration::from_micros(500);
+
+/// What to run.
+#[derive(Args, Clone, Debug)]
+pub struct Plan {
+    /// Rounds of each.
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+}
+
+/// Milliseconds of the rounds of one kind: Walship's, PostgreSQL's.
+type Times = [Vec<Duration>; 2];
+
 /// Runs so many rounds of each and prints the table to `out`.
 ///
 /// # Errors
 /// Those of writing to `out`.
-pub fn failover(rounds: usize, out: &mut impl Write) -> io::Result<()> {
+pub fn failover(plan: &Plan, out: &mut impl Write) -> io::Result<()> {
     let scenario = Scenario::new("bench-failover");
+    describe_machine(scenario.root(), out)?;
     let mut walship = Walship::start(&scenario);
-    let mut times: [[Vec<Duration>; 2]; 2] = Default::default();
-    for _ in 0..rounds {
-        times[0][0].push(walship.failover());
-        times[1][0].push(walship.switchover());
-        if let Some(pair) = PostgresPair::start(&Scenario::new("bench-failover-postgres")) {
-            times[0][1].push(failover_of(pair));
-        }
-        if let Some(pair) = PostgresPair::start(&Scenario::new("bench-failover-postgres")) {
-            times[1][1].push(switchover_of(pair));
-        }
+    let (mut failovers, mut switchovers) = (Times::default(), Times::default());
+    for _ in 0..plan.rounds {
+        failovers[0].push(walship.failover());
+        switchovers[0].push(walship.switchover());
+        failovers[1].extend(with_postgres(failover_of));
+        switchovers[1].extend(with_postgres(switchover_of));
     }
-    writeln!(out, "{rounds} rounds, ms until the next write is acknowledged\n")?;
-    writeln!(out, "{:<11} | {:>8} {:>8} | {:>8} {:>8}", "", "Walship", "p99", "Postgres", "p99")?;
-    for (name, of_kind) in ["failover", "switchover"].iter().zip(times) {
-        let [walship, postgres] = of_kind.map(|mut times| figures(&mut times));
-        writeln!(out, "{name:<11} | {walship} | {postgres}")?;
+    writeln!(out, "{} rounds, ms until the next write is acknowledged\n", plan.rounds)?;
+    writeln!(
+        out,
+        "{:<11} | {:>8} {:>8} {:>8} | {:>8} {:>8} {:>8} | {:>6}",
+        "", "Walship", "p99", "best", "Postgres", "p99", "best", "ratio"
+    )?;
+    for (name, times) in [("failover", failovers), ("switchover", switchovers)] {
+        print_row(out, name, times)?;
     }
     Ok(())
 }
 
-fn figures(times: &mut [Duration]) -> String {
-    times.sort_unstable();
-    let at = |percent: usize| {
-        let number = (times.len() * percent).div_ceil(100).saturating_sub(1);
-        times.get(number).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+/// A pair of its own for each round, as a PostgreSQL that has lost its primary has no simple way back.
+fn with_postgres(round: impl Fn(PostgresPair) -> Duration) -> Option<Duration> {
+    PostgresPair::start(&Scenario::new("bench-failover-postgres")).map(round)
+}
+
+fn print_row(out: &mut impl Write, name: &str, times: Times) -> io::Result<()> {
+    let times = times.map(|times| {
+        let micros = times.iter().map(|time| u32::try_from(time.as_micros()).unwrap_or(u32::MAX));
+        let mut micros: Vec<u32> = micros.collect();
+        micros.sort_unstable();
+        micros
+    });
+    let cells = |times: &[u32]| {
+        let [half, most, least] = [50, 99, 0].map(|percent| percentile(times, percent));
+        format!("{half:>8.1} {most:>8.1} {least:>8.1}")
     };
-    format!("{:>8.1} {:>8.1}", at(50), at(99))
+    let ratio = percentile(&times[0], 50) / percentile(&times[1], 50);
+    writeln!(out, "{name:<11} | {} | {} | {ratio:>6.2}", cells(&times[0]), cells(&times[1]))?;
+    out.flush()
 }
 
 /// A pair whose roles change with every round.
@@ -148,7 +176,7 @@ fn insert(client: &mut Client) -> Result<(), crate::client::ClientError> {
 /// Writes until that succeeds; how long after `begin` that was.
 fn until_written(client: &mut Client, begin: MonoTime) -> Duration {
     while insert(client).is_err() {
-        wait::watch_for(Duration::from_micros(1));
+        wait::watch_for(RETRY);
     }
     clock::now().saturating_since(begin)
 }
@@ -192,8 +220,4 @@ fn prepare(pair: &PostgresPair) -> Client {
     let level = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_flush_lsn()";
     wait::until("the standby to be level", || (client.value(level) == "1").then_some(()));
     connect(pair.standby_port())
-}
-
-fn connect(port: u16) -> Client {
-    Client::connect(&Address::Tcp(port), &[]).unwrap_or_else(|error| panic!("{error}"))
 }

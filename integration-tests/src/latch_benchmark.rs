@@ -13,6 +13,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use clap::Args;
+
 use crate::client::{Address, Client};
 use crate::node::assert_success;
 use crate::postgres::Server;
@@ -61,8 +63,23 @@ impl Rows {
     }
 }
 
+/// What to run.
+#[derive(Args, Clone, Debug)]
+pub struct Plan {
+    /// Rounds, in each of which all of them play; figures are medians.
+    #[arg(long, default_value_t = 15, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Trips there and back in each game.
+    #[arg(long, default_value_t = 2000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..1_000_000))]
+    pub trips: u32,
+}
+
 /// Runs the benchmark and prints its tables to `out`.
-pub fn latch(rounds: u32, trips: u32, out: &mut impl Write) -> io::Result<()> {
+///
+/// # Errors
+/// Those of writing to `out`.
+pub fn latch(plan: &Plan, out: &mut impl Write) -> io::Result<()> {
+    let Plan { rounds, trips } = *plan;
     let scenario = Scenario::new("bench-latch");
     let own = build_own();
     let mut postgres = Postgres::start(&scenario);

@@ -73,7 +73,7 @@ impl PostgresPair {
 
     /// The primary's postmaster.
     pub fn pid(&self) -> Pid {
-        Pid(i32::try_from(self.primary.child.id()).expect("a process id is positive"))
+        self.primary.pid()
     }
 
     /// Waits until the primary has ended.
@@ -152,10 +152,6 @@ impl Server {
         assert!(self.child.wait().unwrap().success(), "{}", self.log());
     }
 
-    fn pid(&self) -> Pid {
-        Pid(i32::try_from(self.child.id()).expect("a process id is positive"))
-    }
-
     /// Its data directory.
     pub fn data(&self) -> &Path {
         &self.launch.data
@@ -183,6 +179,11 @@ impl Server {
     /// Starts it again after that, and waits until it lets clients in.
     pub fn start_again(&mut self) {
         self.child = self.launch.start();
+    }
+
+    /// Its postmaster.
+    pub fn pid(&self) -> Pid {
+        Pid(i32::try_from(self.child.id()).expect("a process id is positive"))
     }
 
     /// Its port.
@@ -240,7 +241,7 @@ impl Launch {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let pid = Pid(i32::try_from(self.child.id()).expect("a process id is positive"));
+        let pid = self.pid();
         // Fast shutdown; the directory goes afterwards.
         let _gone = process::kill(pid, Signal::Int);
         let _ended = self.child.wait();

@@ -67,12 +67,21 @@ pub fn postgres(name: &str) -> PathBuf {
 /// Run by cargo, a program of this crate has the programs that it needs built too: cargo builds only what it was asked to
 /// run.
 pub fn build() {
+    build_these(&[false]);
+}
+
+/// As [`build`], also the programs with failpoints.
+pub fn build_with_failpoints() {
+    build_these(&[false, true]);
+}
+
+fn build_these(kinds: &[bool]) {
     let Some(cargo) = env::var_os("CARGO") else { return };
     let own = env::current_exe().expect("an executable has a path");
     let profile = own.parent().expect("a file has a directory");
-    for failpoints in [false, true] {
+    for failpoints in kinds {
         let mut build = Command::new(&cargo);
-        build.args(["build", "--quiet"]).args(arguments(failpoints));
+        build.args(["build", "--quiet"]).args(arguments(*failpoints));
         if profile.ends_with("release") {
             build.arg("--release");
         }

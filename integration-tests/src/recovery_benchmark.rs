@@ -16,6 +16,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use clap::Args;
 use sys::clock;
 
 use crate::benchmark::{describe_machine, median};
@@ -25,15 +26,19 @@ use crate::postgres::Server;
 use crate::scenario::Scenario;
 
 /// What to run.
-#[derive(Debug, Clone)]
+#[derive(Args, Clone, Debug)]
 pub struct Plan {
-    /// Bytes of log since the checkpoint.
+    /// Log since the checkpoint, in MB.
+    #[arg(long, default_value_t = 1024, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..))]
     pub size: u64,
     /// Rows in one statement.
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..10_000))]
     pub rows: u32,
-    /// Starts of each kind.
-    pub rounds: usize,
-    /// Names of the workloads to run.
+    /// Starts of each kind; figures are medians.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Which workloads.
+    #[arg(long, value_delimiter = ',', default_values_t = WORKLOADS.map(str::to_owned), value_name = "NAME,…")]
     pub workloads: Vec<String>,
 }
 
@@ -63,9 +68,7 @@ pub fn recovery(plan: &Plan, out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
         "{} MB of log, {} rows a statement, medians of {} starts\n",
-        plan.size >> 20,
-        plan.rows,
-        plan.rounds
+        plan.size, plan.rows, plan.rounds
     )?;
     writeln!(
         out,
@@ -140,7 +143,7 @@ fn load(client: &mut Client, plan: &Plan, workload: &str) -> Left {
             number += 1;
         }
         let bytes = lsn(client) - begin;
-        if bytes >= plan.size {
+        if bytes >= plan.size << 20 {
             return Left { rows, bytes };
         }
     }

@@ -27,8 +27,11 @@ fn aim(clients: u32) -> Option<f64> {
     }
 }
 
-/// Runs the plan, whose scripts are levels, and prints the table to `out`.
-pub fn sync(plan: &Plan, out: &mut impl Write) -> io::Result<()> {
+/// Runs these levels and prints the table to `out`.
+///
+/// # Errors
+/// Those of writing to `out`.
+pub fn sync(plan: &Plan, levels: &[String], out: &mut impl Write) -> io::Result<()> {
     let scenario = Scenario::new("bench-sync");
     describe_machine(scenario.root(), out)?;
     let mut cluster = start_walship(&scenario);
@@ -37,7 +40,7 @@ pub fn sync(plan: &Plan, out: &mut impl Write) -> io::Result<()> {
     ports.into_iter().flatten().for_each(prepare);
     let path = scenario.write("put.sql", &commands::put_script());
     print_head(plan, out)?;
-    for level in &plan.scripts {
+    for level in levels {
         cluster
             .primary
             .reload(&format!("synchronous_standby_names = 'standby'\nsynchronous_commit = '{level}'"));

@@ -20,7 +20,7 @@ pub fn within<T>(deadline: Duration, mut condition: impl FnMut() -> Option<T>) -
         if clock::now() >= end {
             return None;
         }
-        pause();
+        pause(PAUSE);
     }
 }
 
@@ -33,12 +33,15 @@ pub fn until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
 /// Lets `duration` pass while a node is watched for what it does *not* do, which no condition can tell.
 pub fn watch_for(duration: Duration) {
     let end = clock::now().saturating_add(duration);
-    while clock::now() < end {
-        pause();
+    loop {
+        match end.saturating_since(clock::now()) {
+            Duration::ZERO => return,
+            left => pause(left.min(PAUSE)),
+        }
     }
 }
 
 #[allow(clippy::disallowed_methods, reason = "a process of another program has no latch to wait on")]
-fn pause() {
-    std::thread::sleep(PAUSE);
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
 }

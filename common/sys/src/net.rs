@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    fs::File,
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     os::{
@@ -13,6 +14,7 @@ use std::{
 };
 
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::sys::sendfile::sendfile;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{SockaddrStorage, getsockopt};
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
@@ -27,6 +29,16 @@ pub enum PeerAddr {
     Tcp(SocketAddr),
     /// A local process over a Unix socket.
     Unix,
+}
+
+impl PeerAddr {
+    /// Whether the peer is a process of this machine, as far as its address tells.
+    pub fn is_on_this_machine(self) -> bool {
+        match self {
+            PeerAddr::Tcp(addr) => addr.ip().to_canonical().is_loopback(),
+            PeerAddr::Unix => true,
+        }
+    }
 }
 
 impl fmt::Display for PeerAddr {
@@ -213,6 +225,24 @@ impl Stream {
         Ok(getsockopt(&self.0, PeerCredentials)?.uid())
     }
 
+    /// As `write`, and more follows at once: the kernel may wait for it, to send both together.
+    ///
+    /// # Errors
+    /// As those of `write`.
+    pub fn write_more(&self, bytes: &[u8]) -> io::Result<usize> {
+        retry(|| SockRef::from(&self.0).send_with_flags(bytes, libc::MSG_NOSIGNAL | libc::MSG_MORE))
+    }
+
+    /// Writes bytes of a file without copying them: what is sent is what the file holds when the peer gets it. How many
+    /// bytes were taken; 0: the file ends at `offset`. This process must ignore SIGPIPE.
+    ///
+    /// # Errors
+    /// WouldBlock, as `write`; those of the connection, and of reading the file.
+    pub fn write_from_file(&self, file: &File, offset: u64, length: usize) -> io::Result<usize> {
+        let mut offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        retry(|| Ok(sendfile(&self.0, file, Some(&mut offset), length)?))
+    }
+
     /// The descriptor's number.
     pub fn raw(&self) -> RawFd {
         self.0.as_raw_fd()
@@ -248,6 +278,17 @@ fn retry(mut operation: impl FnMut() -> io::Result<usize>) -> io::Result<usize> 
             result => return result,
         }
     }
+}
+
+/// Takes at most `length` bytes of a TCP stream and throws them away, without copying them; how many. 0: the stream has
+/// ended. Waits if the socket does.
+///
+/// # Errors
+/// Those of reading.
+pub fn discard(socket: BorrowedFd<'_>, length: usize) -> io::Result<usize> {
+    // Never written to: with MSG_TRUNC the length alone counts, and the kernel is given no more than this has.
+    let mut nothing = Vec::with_capacity(length);
+    retry(|| SockRef::from(&socket).recv_with_flags(nothing.spare_capacity_mut(), libc::MSG_TRUNC))
 }
 
 fn new_socket(domain: Domain) -> io::Result<Socket> {

@@ -1,16 +1,17 @@
 //! Benchmarks, which assert nothing and print what they measured.
 //!
-//! `cargo run --release -p integration-tests --bin bench -- commit`, or `sync`, `failover`, `latch`, or `recovery`
+//! `cargo run --release -p integration-tests --bin bench -- commit`, or `sync`, `fanout`, `catchup`, `failover`, `latch`, or
+//! `recovery`
 
 use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use integration_tests::benchmark::{self, Plan, SCRIPTS};
-use integration_tests::programs;
-use integration_tests::recovery_benchmark::{self, WORKLOADS};
+use integration_tests::benchmark::{self, SCRIPTS};
 use integration_tests::sync_benchmark::{self, LEVELS};
-use integration_tests::{failover_benchmark, latch_benchmark};
+use integration_tests::{
+    catchup_benchmark, failover_benchmark, fanout_benchmark, latch_benchmark, programs, recovery_benchmark,
+};
 
 #[derive(Debug, Parser)]
 #[command(name = "bench", about = "Measures Walship beside PostgreSQL 15")]
@@ -23,89 +24,46 @@ struct Options {
 enum Benchmark {
     /// Commits and reads through pgbench, against a Walship pair and a PostgreSQL 15 pair in turn.
     Commit {
-        /// Length of one run.
-        #[arg(long, default_value_t = 5, value_name = "N")]
-        seconds: u32,
-        /// Runs of each kind on each system; figures are medians.
-        #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-        rounds: u32,
-        /// Numbers of clients.
-        #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32], value_name = "N,…")]
-        clients: Vec<u32>,
+        #[command(flatten)]
+        plan: benchmark::Plan,
         /// Which scripts.
         #[arg(long, value_delimiter = ',', default_values_t = SCRIPTS.map(str::to_owned), value_name = "NAME,…")]
         scripts: Vec<String>,
     },
     /// Commits that wait for a synchronous standby, against both pairs in turn.
     Sync {
-        /// Length of one run.
-        #[arg(long, default_value_t = 5, value_name = "N")]
-        seconds: u32,
-        /// Runs of each kind on each system; figures are medians.
-        #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-        rounds: u32,
-        /// Numbers of clients.
-        #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32], value_name = "N,…")]
-        clients: Vec<u32>,
+        #[command(flatten)]
+        plan: benchmark::Plan,
         /// Which levels of synchronous_commit.
         #[arg(long, value_delimiter = ',', default_values_t = LEVELS.map(str::to_owned), value_name = "LEVEL,…")]
         levels: Vec<String>,
     },
+    /// Commits while many receivers stream the log, on a Walship primary and a PostgreSQL 15 in turn.
+    Fanout(fanout_benchmark::Plan),
+    /// A receiver that has missed much of the log: how fast it gets it, and at what cost.
+    Catchup(catchup_benchmark::Plan),
     /// How long nobody can write when the primary is lost, or changes by a switchover.
-    Failover {
-        /// Rounds of each.
-        #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-        rounds: u32,
-    },
+    Failover(failover_benchmark::Plan),
     /// Two processes that wake each other: Walship's latch, the kernel's bare primitives and PostgreSQL 15's own latch.
-    Latch {
-        /// Rounds, in each of which all of them play; figures are medians.
-        #[arg(long, default_value_t = 15, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-        rounds: u32,
-        /// Trips there and back in each game.
-        #[arg(long, default_value_t = 2000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..1_000_000))]
-        trips: u32,
-    },
+    Latch(latch_benchmark::Plan),
     /// Starts after a crash, with so much log behind the last checkpoint; beside a PostgreSQL 15 with the same statements.
-    Recovery {
-        /// Log since the checkpoint, in MB.
-        #[arg(long, default_value_t = 1024, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..))]
-        size: u64,
-        /// Rows in one statement.
-        #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..10_000))]
-        rows: u32,
-        /// Starts of each kind; figures are medians.
-        #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-        rounds: u32,
-        /// Which workloads.
-        #[arg(long, value_delimiter = ',', default_values_t = WORKLOADS.map(str::to_owned), value_name = "NAME,…")]
-        workloads: Vec<String>,
-    },
+    Recovery(recovery_benchmark::Plan),
 }
 
 fn main() -> ExitCode {
-    let done = match Options::parse().benchmark {
-        Benchmark::Commit { seconds, rounds, clients, scripts } => {
-            programs::build();
-            let plan = Plan { seconds, rounds: rounds as usize, clients, scripts };
-            benchmark::commit(&plan, &mut io::stdout())
-        }
-        Benchmark::Recovery { size, rows, rounds, workloads } => {
-            programs::build();
-            let plan =
-                recovery_benchmark::Plan { size: size << 20, rows, rounds: rounds as usize, workloads };
-            recovery_benchmark::recovery(&plan, &mut io::stdout())
-        }
-        Benchmark::Sync { seconds, rounds, clients, levels } => {
-            programs::build();
-            let plan = Plan { seconds, rounds: rounds as usize, clients, scripts: levels };
-            sync_benchmark::sync(&plan, &mut io::stdout())
-        }
-        Benchmark::Failover { rounds } => {
-            programs::build();
-            failover_benchmark::failover(rounds as usize, &mut io::stdout())
-        }
-        Benchmark::Latch { rounds, trips } => latch_benchmark::latch(rounds, trips, &mut io::stdout()),
+    let benchmark = Options::parse().benchmark;
+    if !matches!(benchmark, Benchmark::Latch(_)) {
+        programs::build();
+    }
+    let out = &mut io::stdout();
+    let done = match benchmark {
+        Benchmark::Commit { plan, scripts } => benchmark::commit(&plan, &scripts, out),
+        Benchmark::Sync { plan, levels } => sync_benchmark::sync(&plan, &levels, out),
+        Benchmark::Fanout(plan) => fanout_benchmark::fanout(&plan, out),
+        Benchmark::Catchup(plan) => catchup_benchmark::catchup(&plan, out),
+        Benchmark::Failover(plan) => failover_benchmark::failover(&plan, out),
+        Benchmark::Latch(plan) => latch_benchmark::latch(&plan, out),
+        Benchmark::Recovery(plan) => recovery_benchmark::recovery(&plan, out),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

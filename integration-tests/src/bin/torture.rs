@@ -57,7 +57,7 @@ enum Torture {
 #[allow(clippy::print_stderr, reason = "why a run failed is for who started it")]
 fn main() -> ExitCode {
     let torture = Options::parse().torture;
-    programs::build();
+    programs::build_with_failpoints();
     let failure = match torture {
         Torture::Images { seed, workloads, images } => {
             run_images(&campaign::Plan { seed, workloads, images })
