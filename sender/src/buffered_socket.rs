@@ -8,6 +8,7 @@
 //!
 //! [`crate::connection`] and [`crate::client`] give it PostgreSQL's behaviour and words.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::Duration;
 
@@ -16,11 +17,14 @@ use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
 use ipc::wait_event_set::{Events, Occurred, OnPostmasterDeath, Position, SocketEvents, WaitEventSet};
 use sys::net::Stream;
-use sys::signal;
+use sys::{memory, signal};
 use wire::framing::{FrameCheck, InputBuffer};
 
 /// An output buffer that grew beyond this is given back once it is empty.
 const OUTPUT_KEPT_MAX: usize = 1 << 20;
+
+/// Enough for small messages.
+const OUTPUT_SMALL: usize = 32 << 10;
 
 /// What a read brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub(crate) struct BufferedSocket {
     /// What was received and not yet taken.
     pub(crate) input: InputBuffer,
     output: Vec<u8>,
+    /// The last read took all that there was. What has come since, the end and errors included, the next wait tells.
+    drained: bool,
     /// How much of `output` the kernel has taken. Invariant: `sent <= output.len()`, and equal only when both are 0.
     sent: usize,
 }
@@ -72,6 +78,7 @@ impl BufferedSocket {
             occurred: Vec::new(),
             stream,
             input: InputBuffer::new(check),
+            drained: false,
             output: Vec::new(),
             sent: 0,
         })
@@ -90,6 +97,19 @@ impl BufferedSocket {
     /// Bytes that the kernel has not taken yet.
     pub(crate) fn pending_output(&self) -> usize {
         self.output.len() - self.sent
+    }
+
+    /// Whether sending has taken more memory than small messages need.
+    pub(crate) fn holds_much(&self) -> bool {
+        self.output.capacity() > OUTPUT_SMALL
+    }
+
+    /// Gives back the memory that larger messages have taken, for a peer that will get small ones.
+    pub(crate) fn give_memory_back(&mut self) {
+        if self.output.is_empty() {
+            self.output = Vec::new();
+        }
+        memory::give_back();
     }
 
     /// Forgets what was not sent: the peer is beyond reach.
@@ -137,14 +157,21 @@ impl BufferedSocket {
         }
     }
 
-    /// Reads once what has come.
+    /// Reads once what has come. Says without asking the kernel that nothing is there, when the last read has taken all and
+    /// there was no wait since: so a message that comes alone takes one system call.
     ///
     /// # Errors
     /// The connection is broken.
     pub(crate) fn fill(&mut self) -> io::Result<Fill> {
-        match self.stream.read(self.input.spare()) {
+        if self.drained {
+            return Ok(Fill::Nothing);
+        }
+        let room = self.input.spare();
+        let most = room.len();
+        match self.stream.read(room) {
             Ok(0) => Ok(Fill::End),
             Ok(count) => {
+                self.drained = count < most;
                 self.input.filled(count);
                 Ok(Fill::Bytes)
             }
@@ -161,11 +188,42 @@ impl BufferedSocket {
         if self.output.is_empty() {
             return Ok(true);
         }
+        let sent = self.send_queued(false)?;
+        if sent {
+            signal::end_message();
+        }
+        Ok(sent)
+    }
+
+    /// Sends what is queued, the beginning of a message, and then `length` bytes of `file` from `offset` on, its end, as far
+    /// as the kernel takes them now. How many of the file's bytes that were: what is appended to the output next must be
+    /// the others. What is wrong with the file, or now with the connection, is found out by whoever reads and sends these.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub(crate) fn send_from_file(&mut self, file: &File, offset: u64, length: usize) -> io::Result<usize> {
+        let mut taken = 0;
+        if !self.send_queued(true)? {
+            return Ok(taken);
+        }
+        while taken < length {
+            match self.stream.write_from_file(file, offset + taken as u64, length - taken) {
+                Ok(count) if count > 0 => taken += count,
+                _ => return Ok(taken),
+            }
+        }
+        signal::end_message();
+        Ok(taken)
+    }
+
+    /// Sends what is queued as far as the kernel takes it now; whether that was all. `more`: something else follows.
+    fn send_queued(&mut self, more: bool) -> io::Result<bool> {
         // Until the kernel has all of it the peer may have half a message, and stays so when it takes no more: what
         // SIGQUIT's handler sent then would be taken for the other half, of a walsender's for a piece of the log.
         signal::begin_message();
         while self.sent < self.output.len() {
-            match self.stream.write(&self.output[self.sent..]) {
+            let rest = &self.output[self.sent..];
+            match if more { self.stream.write_more(rest) } else { self.stream.write(rest) } {
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.forget_sent();
@@ -174,7 +232,6 @@ impl BufferedSocket {
                 Err(error) => return Err(error),
             }
         }
-        signal::end_message();
         self.sent = 0;
         if self.output.capacity() > OUTPUT_KEPT_MAX {
             self.output = Vec::new();
@@ -204,6 +261,7 @@ impl BufferedSocket {
         timeout: Option<Duration>,
         event: WaitEvent,
     ) -> io::Result<Events> {
+        self.drained = false;
         self.set.modify(self.socket, events)?;
         self.set.wait(timeout, event, &mut self.occurred)?;
         Ok(self.occurred.iter().fold(Events::NONE, |all, one| all | one.events))

@@ -28,6 +28,7 @@
 //! Follows PostgreSQL 15 src/backend/libpq/pqcomm.c, be-secure.c, src/backend/tcop/postgres.c
 //! (ProcessClientReadInterrupt, ProcessClientWriteInterrupt).
 
+use std::fs::File;
 use std::io;
 use std::time::Duration;
 
@@ -307,16 +308,44 @@ impl Connection {
         self.flush_unless(interrupts)
     }
 
+    /// Sends what is queued, the beginning of a message, and then its end from a file; see
+    /// [`BufferedSocket::send_from_file`].
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub(crate) fn send_from_file(
+        &mut self,
+        file: &File,
+        offset: u64,
+        length: usize,
+    ) -> Result<usize, ErrorResponse> {
+        let taken = self.socket.send_from_file(file, offset, length);
+        taken.map_err(|error| self.give_up(error))
+    }
+
     /// Sends what the kernel takes at once; whether that was all.
     ///
     /// # Errors
     /// The connection is broken.
     pub fn flush_if_writable(&mut self) -> Result<bool, ErrorResponse> {
         let sent = self.socket.send_available();
-        sent.map_err(|error| {
-            self.socket.discard_output();
-            lost("could not send data to client", error)
-        })
+        sent.map_err(|error| self.give_up(error))
+    }
+
+    /// See [`BufferedSocket::holds_much`].
+    pub(crate) fn holds_much(&self) -> bool {
+        self.socket.holds_much()
+    }
+
+    /// See [`BufferedSocket::give_memory_back`].
+    pub(crate) fn give_memory_back(&mut self) {
+        self.socket.give_memory_back();
+    }
+
+    /// Nothing that is queued will reach the client.
+    fn give_up(&mut self, error: io::Error) -> ErrorResponse {
+        self.socket.discard_output();
+        lost("could not send data to client", error)
     }
 
     /// Waits for the latch, for `events` of the socket, or until `timeout` is over; what happened (nothing: the time is

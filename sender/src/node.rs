@@ -35,6 +35,7 @@ use crate::log_waits::LogWaits;
 use crate::memory_report::report_if_asked;
 use crate::notify::NotifyQueue;
 use crate::notify::outgoing::Outgoing;
+use crate::ordering;
 use crate::recovery_state::RecoveryCtl;
 use crate::replication_slots::ReplicationSlots;
 use crate::requests::Requests;
@@ -264,18 +265,24 @@ impl Node {
         (0u32..).map(ProcNumber).zip(self.flush_waits)
     }
 
-    /// Sets the latch of each walsender: there is more to send, or the horizon moved.
+    /// Sets the latch of each walsender that has to be told: there is more to send, or the horizon moved. One that rests, or
+    /// whose socket is full, looks by itself later.
+    ///
+    /// None misses it. Whoever calls this has published the news; then (full fence) looks whether the walsender wants to be
+    /// woken. The walsender says that it does; then (full fence) looks for news, and only then sleeps. At least one sees
+    /// the other ([`crate::ordering`]); and a sleep without that word ends by itself.
     pub fn wake_walsenders(&self) {
-        for slot in self.walsenders {
-            if let Some(number) = slot.owner() {
-                self.procs.set_latch(number);
-            }
-        }
+        ordering::before_looking_for_waiters();
+        self.walsenders
+            .iter()
+            .filter_map(WalSndSlot::awakened)
+            .for_each(|number| self.procs.set_latch(number));
     }
 
     /// As [`Node::wake_walsenders`], but for the walsender that does it.
     pub fn wake_walsenders_but(&self, me: ProcNumber) {
-        let others = self.walsenders.iter().filter_map(WalSndSlot::owner).filter(|number| *number != me);
+        ordering::before_looking_for_waiters();
+        let others = self.walsenders.iter().filter_map(WalSndSlot::awakened).filter(|number| *number != me);
         others.for_each(|number| self.procs.set_latch(number));
     }
 

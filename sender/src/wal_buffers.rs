@@ -107,14 +107,18 @@ impl WalBuffers {
         self.bytes.write(self.slot(lsn), bytes);
     }
 
+    /// Whether the bytes from `start` on are in the ring now; they may be gone the next moment.
+    pub fn has(&self, start: Lsn) -> bool {
+        // Acquire: pairs with the Release in `start_at`.
+        start.0 >= self.ctl.valid_from.load(Ordering::Acquire)
+            && ordering::in_ring(&self.ctl.initialized, start.0, self.size())
+    }
+
     /// Copies `into.len()` bytes at `start` out; false when they are not, or no longer, in the ring.
     ///
     /// The range must be below the flush LSN (what is beyond may be half written).
     pub fn read(&self, start: Lsn, into: &mut [u8]) -> bool {
-        // Acquire: pairs with the Release in `start_at`.
-        if start.0 < self.ctl.valid_from.load(Ordering::Acquire)
-            || !ordering::in_ring(&self.ctl.initialized, start.0, self.size())
-        {
+        if !self.has(start) {
             return false;
         }
         let mut done = 0;

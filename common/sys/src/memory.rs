@@ -1,4 +1,4 @@
-//! How much memory this process has, as the kernel counts it.
+//! How much memory this process has, as the kernel counts it, and giving back what it doesn't use.
 
 use std::{fs, io};
 
@@ -17,6 +17,15 @@ pub struct Memory {
 pub fn memory_of_this_process() -> io::Result<Memory> {
     parse(&fs::read_to_string("/proc/self/status")?)
         .ok_or_else(|| io::Error::other("/proc/self/status has no sizes"))
+}
+
+/// Gives the kernel back what was freed, as far as whole pages are free: for who has used much once and will sleep for long.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 fn parse(status: &str) -> Option<Memory> {
@@ -51,5 +60,18 @@ mod tests {
         let block = vec![1_u8; 32 << 20];
         assert!(memory_of_this_process().unwrap().anonymous_kb >= before.anonymous_kb + (16 << 10));
         drop(block);
+    }
+
+    #[test]
+    fn what_was_freed_in_small_pieces_is_given_back() {
+        let mut pieces: Vec<Box<[u8; 1024]>> = (0..32 << 10).map(|_| Box::new([1; 1024])).collect();
+        // It stands at the end of the heap, where freeing alone would be enough.
+        let last = pieces.pop();
+        drop(pieces);
+        let before = memory_of_this_process().unwrap();
+        give_back();
+        let after = memory_of_this_process().unwrap();
+        assert!(after.anonymous_kb + (16 << 10) <= before.anonymous_kb, "{before:?} {after:?}");
+        drop(last);
     }
 }

@@ -75,6 +75,11 @@ impl Standing {
         }
     }
 
+    /// Whether commits wait for this standby, or may from one moment to the next.
+    pub fn is_asked(&self) -> bool {
+        self.priority > 0
+    }
+
     /// How far the log is decided once this standby has flushed it (as far as it was sent); invalid: no further than the
     /// horizon.
     pub fn promise(&self) -> Lsn {

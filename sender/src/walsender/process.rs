@@ -17,6 +17,7 @@
 
 use std::fs;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use engine::roles::Rights;
 use failpoint::Site;
@@ -61,6 +62,12 @@ use crate::wait::wait_latch;
 /// What ends a walsender that has no stream to finish.
 const ENDS_IDLE: Interrupts =
     Interrupts::TERMINATE.union(Interrupts::WALSND_INIT_STOPPING).union(Interrupts::STOP);
+
+/// How long a stream rests after a message for each other one that there is: all together send no more than one message in
+/// that time, while they keep up.
+const REST_PER_STREAM: Duration = Duration::from_micros(50);
+/// However many there are: what a standby may be behind by that.
+const REST_MAX: Duration = Duration::from_millis(5);
 
 /// What comes after a command.
 enum Next {
@@ -417,6 +424,7 @@ impl WalSender<'_> {
         self.connection.set_check(check_standby_frame);
         let mut standing = Standing::new(self.node, self.me, self.slot);
         let result = self.stream(&plan, source, &mut standing);
+        self.slot.await_news();
         standing.leave();
         self.connection.set_check(frontend::check_frame);
         if result.is_err() && self.slot.state() == WalSndState::Stopping {
@@ -447,6 +455,7 @@ impl WalSender<'_> {
         let mut readable = true;
         loop {
             self.me.latch().reset();
+            self.slot.await_news();
             self.take_stream_interrupts(&mut session)?;
             let now = clock::now();
             if self.heed_settings() {
@@ -455,6 +464,7 @@ impl WalSender<'_> {
                 standing.settle(&self.settings.current().application_name, counts);
             }
             session.handle(now, Input::Turn);
+            session.handle(now, Input::Pace(self.pace(standing)));
             if readable {
                 self.read_standby(&mut session, now)?;
             }
@@ -489,6 +499,18 @@ impl WalSender<'_> {
         }
     }
 
+    /// How long this stream may rest: the more there are the longer, so that what all of them together take of the processors
+    /// that others log with stays about the same. None of them if commits may wait for its standby, or if it is alone.
+    fn pace(&self, standing: &Standing) -> Duration {
+        if standing.is_asked() {
+            return Duration::ZERO;
+        }
+        let streams = self.node.walsenders.iter().filter(|slot| slot.state() == WalSndState::Streaming);
+        REST_PER_STREAM
+            .saturating_mul(u32::try_from(streams.count().saturating_sub(1)).unwrap_or(u32::MAX))
+            .min(REST_MAX)
+    }
+
     /// The node has gone over to another timeline: the one that is streamed has ended.
     fn end_timeline(
         &self,
@@ -514,6 +536,12 @@ impl WalSender<'_> {
             events |= SocketEvents::WRITEABLE;
         }
         let now = clock::now();
+        if !session.wants_wakeups(now) {
+            self.slot.ignore_news();
+        } else if session.next_wakeup(now) != Some(now) && self.connection.holds_much() {
+            // It has caught up again.
+            self.connection.give_memory_back();
+        }
         // Also with more to send: signals and replies are seen only in a wait.
         let timeout = session.next_wakeup(now).map(|at| at.saturating_since(now));
         let happened = self.connection.wait(events, timeout, WaitEvent::WalSenderMain)?;
@@ -582,10 +610,7 @@ impl WalSender<'_> {
         let out = self.connection.output();
         match output {
             Output::Wal { start, end, wal_end } => {
-                let length = usize::try_from(end - start).expect("at most MAX_SEND_SIZE");
-                let mut message = WalMessage::begin(out, start, length);
-                source.read(start, message.wal_mut())?;
-                message.finish(wal_end, now_timestamp());
+                self.send_wal(start, end, wal_end, source)?;
                 failpoint::pass(Site::WalSenderSend);
             }
             Output::Keepalive { wal_end, reply_requested } => {
@@ -611,8 +636,38 @@ impl WalSender<'_> {
         Ok(None)
     }
 
+    /// Queues the log from `start` to `end`; what is in a file alone goes from there to the kernel, as far as it takes it
+    /// now.
+    fn send_wal(
+        &mut self,
+        start: Lsn,
+        end: Lsn,
+        wal_end: Lsn,
+        source: &mut LogSource,
+    ) -> Result<(), ErrorResponse> {
+        let length = usize::try_from(end - start).expect("at most MAX_SEND_SIZE");
+        let Some((file, offset)) = source.file(start, length, self.connection.peer().is_on_this_machine())?
+        else {
+            let mut message = WalMessage::begin(self.connection.output(), start, length);
+            source.read(start, message.wal_mut())?;
+            message.finish(wal_end, now_timestamp());
+            return Ok(());
+        };
+        payload::wal_header(self.connection.output(), start, length, wal_end, now_timestamp());
+        let taken = {
+            let _published = self.me.publish_wait(WaitEvent::WalRead);
+            self.connection.send_from_file(file, offset, length)?
+        };
+        let out = self.connection.output();
+        let rest = out.len();
+        out.resize(rest + length - taken, 0);
+        // The client has a part of the message already, so nothing else can be said to it.
+        let read = source.read(start + taken as u64, &mut out[rest..]);
+        read.map_err(|report| report.with_severity(Severity::CommError))
+    }
+
     /// Shows the stream in shared memory.
-    fn publish(&self, session: &Session) {
+    fn publish(&mut self, session: &Session) {
         let reported = session.reported();
         self.slot.set_sent(session.sent());
         self.slot.set_reported(reported.write, reported.flush, reported.apply);
@@ -631,6 +686,7 @@ impl WalSender<'_> {
             WalSndState::Streaming => {
                 let name = &self.settings.current().application_name;
                 tracing::debug!("\"{name}\" has now caught up with upstream server");
+                self.connection.give_memory_back();
             }
             // The checkpointer waits for it before it writes the last record.
             WalSndState::Stopping => self.node.procs.set_latch(ProcNumber::CHECKPOINTER),

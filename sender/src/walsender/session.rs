@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! reset the latch
-//! interrupts              -> InitStopping, Stop, Timeout
+//! interrupts              -> InitStopping, Stop, Timeout; Pace
 //! Turn                       before the socket is read: timers count up to here
 //! while reads() and a message is there: Status / Feedback / CopyDone / Terminate
 //! Log { flush, horizon, promise }  (and TimelineEnded)
@@ -29,6 +29,9 @@
 //! - At most one WAL message per turn, and none while the socket still holds an earlier one: so replies are read
 //!   between any two of them, and memory is bounded by one message.
 //! - A position that the standby reports counts only up to what was sent: what lies beyond is not known to be our log.
+//! - A stream that keeps up rests after each message for as long as `Pace` says, so that what is logged meanwhile goes out
+//!   as one message. What was missed while it rests, or while the socket is full, is looked for at the end of that, so nobody
+//!   need wake it then: [`Session::wants_wakeups`].
 //! - A stall of this process is never charged to the client: the timers are compared with the time at which replies were
 //!   last read, not with the time of the comparison.
 //!
@@ -109,6 +112,8 @@ pub enum Input {
     },
     /// `wal_sender_timeout` has changed; none means never.
     Timeout(Option<Duration>),
+    /// How long the stream rests after a message if it keeps up and nobody waits for its standby.
+    Pace(Duration),
 }
 
 /// What the machine wants done.
@@ -207,6 +212,9 @@ pub struct Session {
     disconnected: bool,
     ended: bool,
     timeout: Option<Duration>,
+    pace: Duration,
+    /// When the last message with news went out.
+    news_sent: MonoTime,
     /// When replies were last read.
     turn: MonoTime,
     last_reply: MonoTime,
@@ -239,6 +247,8 @@ impl Session {
             disconnected: false,
             ended: false,
             timeout,
+            pace: Duration::ZERO,
+            news_sent: now,
             turn: now,
             last_reply: now,
             ping_outstanding: false,
@@ -286,6 +296,7 @@ impl Session {
                 self.historic.get_or_insert((valid_upto, next));
             }
             Input::Timeout(timeout) => self.timeout = timeout,
+            Input::Pace(pace) => self.pace = pace,
         }
     }
 
@@ -325,12 +336,18 @@ impl Session {
         if self.ended {
             return None;
         }
-        if !self.pending && self.sent < self.limit() && !self.done_sending {
+        let rest = self.rests_until(now);
+        if !self.pending && self.sent < self.limit() && !self.done_sending && rest.is_none() {
             return Some(now);
         }
         let silence = self.timeout.map(|timeout| self.last_reply.saturating_add(timeout));
         let drain = self.drain_waits_to_ask().then_some(self.drain_ask_at);
-        [silence, self.ping_time(), drain].into_iter().flatten().min()
+        [silence, self.ping_time(), drain, rest].into_iter().flatten().min()
+    }
+
+    /// Whether news of the log end the sleep that begins now. If not it ends by itself, and the log is looked at then.
+    pub fn wants_wakeups(&self, now: MonoTime) -> bool {
+        !self.pending && self.rests_until(now).is_none()
     }
 
     /// Whether to read from the client: after its CopyDone the next message belongs to the next command.
@@ -366,13 +383,17 @@ impl Session {
         if self.keepalive_owed {
             return Some(self.keepalive(false));
         }
+        if self.rests_until(now).is_some() {
+            return None;
+        }
         if !self.caught_up() {
-            return if self.sent_this_turn { None } else { Some(self.next_wal()) };
+            return if self.sent_this_turn { None } else { Some(self.next_wal(now)) };
         }
         if self.state == WalSndState::Catchup {
             self.state = WalSndState::Streaming;
         }
         if self.wal_end(self.sent) > self.told {
+            self.news_sent = now;
             return Some(self.keepalive(false));
         }
         if self.shutdown != Shutdown::Draining {
@@ -388,7 +409,8 @@ impl Session {
         None
     }
 
-    fn next_wal(&mut self) -> Output {
+    fn next_wal(&mut self, now: MonoTime) -> Output {
+        self.news_sent = now;
         let start = self.sent;
         let limit = self.limit();
         // A message ends at a page boundary or at the end of what is flushed, so that a record is never cut elsewhere.
@@ -439,6 +461,13 @@ impl Session {
     /// decided.
     fn wal_end(&self, sent: Lsn) -> Lsn {
         self.cut_at_timeline_end(self.horizon.max(self.promise.min(sent)))
+    }
+
+    /// The end of the rest, if there is one now. Who lags has none, nor has the end of a stream.
+    fn rests_until(&self, now: MonoTime) -> Option<MonoTime> {
+        let keeps_up = self.limit().saturating_since(self.sent) <= MAX_SEND_SIZE;
+        let rests = self.state == WalSndState::Streaming && self.historic.is_none() && keeps_up;
+        Some(self.news_sent.saturating_add(self.pace)).filter(|end| rests && now < *end)
     }
 
     fn cut_at_timeline_end(&self, lsn: Lsn) -> Lsn {

@@ -13,6 +13,7 @@ use wal::lsn::Lsn;
 use super::WalSndState;
 use super::session::Lags;
 use crate::base_backup::progress::BackupProgress;
+use crate::ordering;
 use crate::sync_rep::quorum::Positions;
 
 ipc::shared_struct! {
@@ -22,6 +23,9 @@ ipc::shared_struct! {
         owner: AtomicU32,
         /// A [`WalSndState`].
         state: AtomicU32,
+        /// 1: news of the log are to wake the owner. 0: it looks for them by itself soon. Written by the owner; see
+        /// [`crate::node::Node::wake_walsenders`].
+        awaits_news: AtomicU64,
         /// Sent up to here.
         sent: AtomicU64,
         /// Written by the standby, as it last said.
@@ -65,7 +69,25 @@ impl WalSndSlot {
         slot.reply_time.store(0, Ordering::Relaxed);
         slot.feedback_xmin.store(0, Ordering::Relaxed);
         slot.set_lags(Lags::default());
+        slot.awaits_news.store(1, Ordering::Relaxed);
         Some(slot)
+    }
+
+    /// For the owner: from now on news of the log wake it. It looks at the log after this, and only then sleeps.
+    pub fn await_news(&self) {
+        if ordering::awaited(&self.awaits_news).is_none() {
+            ordering::announce_wait(&self.awaits_news, 1);
+        }
+    }
+
+    /// For the owner: they need not. It calls [`WalSndSlot::await_news`] again before it looks at the log.
+    pub fn ignore_news(&self) {
+        ordering::end_wait(&self.awaits_news);
+    }
+
+    /// Who is to be woken by news of the log. Publish them before, then [`ordering::before_looking_for_waiters`].
+    pub(crate) fn awakened(&self) -> Option<ProcNumber> {
+        self.owner().filter(|_| ordering::awaited(&self.awaits_news).is_some())
     }
 
     /// For the owner: whether its stream counts for synchronous replication, with which priority under the settings of

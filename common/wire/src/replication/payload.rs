@@ -79,6 +79,17 @@ impl Drop for WalMessage<'_> {
     }
 }
 
+/// Appends the beginning of a 'w': what stands before the `length` bytes of the log, which are to follow.
+pub fn wal_header(out: &mut Vec<u8>, start: Lsn, length: usize, wal_end: Lsn, send_time: Timestamp) {
+    let at = begin(out, b'd');
+    out.push(b'w');
+    for number in [start.0, wal_end.0, send_time.0.cast_unsigned()] {
+        out.extend_from_slice(&number.to_be_bytes());
+    }
+    let length = i32::try_from(out.len() - at + length).expect("a message is shorter than 2 GiB");
+    out[at..at + 4].copy_from_slice(&length.to_be_bytes());
+}
+
 /// Appends a 'k'.
 pub fn keepalive(out: &mut Vec<u8>, wal_end: Lsn, send_time: Timestamp, reply_requested: bool) {
     let at = begin(out, b'd');

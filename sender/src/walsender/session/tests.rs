@@ -59,6 +59,7 @@ impl Script {
             ["ended", upto, next] => {
                 Input::TimelineEnded { valid_upto: lsn(upto), next: TimelineId(next.parse().unwrap()) }
             }
+            ["pace", seconds] => Input::Pace(Duration::from_secs_f64(seconds.parse().unwrap())),
             ["timeout", "off"] => Input::Timeout(None),
             ["timeout", seconds] => Input::Timeout(Some(Duration::from_secs(seconds.parse().unwrap()))),
             ["full"] => {
@@ -154,6 +155,54 @@ at 3: log 0/1000200 0/1000200
     let reported = session.reported();
     assert_eq!((reported.flush, reported.apply), (lsn("0/1000100"), lsn("0/1000000")));
     assert_eq!(reported.reply_time, Some(Timestamp(7)));
+}
+
+#[test]
+fn stream_that_keeps_up_rests_between_messages_and_wants_no_wakeup_meanwhile() {
+    let session = script(
+        "0/1000000",
+        "
+at 0: pace 0.5; log 0/1000100 0/1000100
+    w 0/1000000..0/1000100 end 0/1000100
+    state streaming
+    sleep until 0.5
+at 0.2: log 0/1000200 0/1000100
+    sleep until 0.5
+at 0.3: log 0/1000300 0/1000200
+    sleep until 0.5
+at 0.5: log 0/1000300 0/1000200
+    w 0/1000100..0/1000300 end 0/1000200
+    sleep until 1
+at 1:
+    sleep until 30
+at 2: log 0/1000300 0/1000300
+    k 0/1000300
+    sleep until 2.5
+at 2.1: log 0/1020301 0/1020301
+    w 0/1000300..0/1020000 end 0/1020301
+    sleep until 2.6
+at 2.2: r 0/1020000 0/1020000 0/0 reply
+    k 0/1020301
+    sleep until 2.6
+at 2.3: stopping; log 0/1020400 0/1020400
+    w 0/1020000..0/1020400 end 0/1020400
+    state stopping
+    sleep until 32.2
+",
+    );
+    assert!(session.wants_wakeups(time("2.3")));
+
+    let mut session = Session::new(time("0"), lsn("0/1000000"), None);
+    session.handle(time("0"), Input::Pace(Duration::from_secs(1)));
+    let log = |end| Input::Log { flush: lsn(end), horizon: lsn(end), promise: Lsn::INVALID };
+    session.handle(time("0"), log("0/1000100"));
+    while session.poll(time("0")).is_some() {
+        session.handle(time("0"), Input::Outgoing { pending: false });
+    }
+    assert!(!session.wants_wakeups(time("0.9")));
+    assert!(session.wants_wakeups(time("1")));
+    session.handle(time("1"), Input::Outgoing { pending: true });
+    assert!(!session.wants_wakeups(time("1")));
 }
 
 #[test]

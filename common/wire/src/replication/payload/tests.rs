@@ -19,11 +19,13 @@ fn wal_message_has_postgresqls_form() {
     let mut message = WalMessage::begin(&mut out, Lsn(0x0102_0304_0506_0708), 3);
     message.wal_mut().copy_from_slice(b"wal");
     message.finish(Lsn(0x1112_1314_1516_1718), Timestamp(-2));
-    assert_eq!(
-        out,
-        b"befored\0\0\0\x20w\x01\x02\x03\x04\x05\x06\x07\x08\x11\x12\x13\x14\x15\x16\x17\x18\
-          \xff\xff\xff\xff\xff\xff\xff\xfewal"
-    );
+    let expected = b"befored\0\0\0\x20w\x01\x02\x03\x04\x05\x06\x07\x08\x11\x12\x13\x14\x15\x16\x17\x18\
+          \xff\xff\xff\xff\xff\xff\xff\xfewal";
+    assert_eq!(out, expected);
+    let mut out = b"before".to_vec();
+    wal_header(&mut out, Lsn(0x0102_0304_0506_0708), 3, Lsn(0x1112_1314_1516_1718), Timestamp(-2));
+    out.extend_from_slice(b"wal");
+    assert_eq!(out, expected);
 }
 
 #[test]
