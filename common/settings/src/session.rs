@@ -56,6 +56,8 @@ pub struct SessionSettings {
     saved: Option<BTreeMap<SettingNumber, Value>>,
     /// The values that the client knows, by position in [`REPORTED`].
     told: [Option<String>; REPORTED.len()],
+    /// `current` has changed since those were compared with it.
+    changed: bool,
 }
 
 impl SessionSettings {
@@ -70,6 +72,7 @@ impl SessionSettings {
             local: BTreeMap::new(),
             saved: None,
             told: Default::default(),
+            changed: true,
         };
         for (name, value) in startup {
             let (number, value) = accept(name, value)?;
@@ -138,9 +141,13 @@ impl SessionSettings {
         self.rebase(node);
     }
 
-    /// The (name, value) pairs of [`REPORTED`] that the client does not know yet.
+    /// The (name, value) pairs of [`REPORTED`] that the client does not know yet. Costs nothing when nothing has changed: it is
+    /// asked after each statement.
     pub fn take_reports(&mut self) -> Vec<(&'static str, String)> {
         let mut reports = Vec::new();
+        if !std::mem::take(&mut self.changed) {
+            return reports;
+        }
         for (name, told) in REPORTED.iter().zip(&mut self.told) {
             let value = self.current.show(name).expect("every reported setting has a row");
             if told.as_ref() != Some(&value) {
@@ -173,6 +180,7 @@ impl SessionSettings {
     }
 
     fn overlay(&mut self) {
+        self.changed = true;
         self.current = self.base.clone();
         for (number, value) in self.set.iter().chain(&self.local) {
             self.current.put(*number, value, Source::Session);
