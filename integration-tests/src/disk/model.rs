@@ -400,11 +400,16 @@ impl Disk {
         self.fold_names();
     }
 
-    /// Makes durable what waits for no directory any more, and what the same names went through before.
+    /// Makes durable what waits for no directory any more, and before it what the same names went through before, and what the
+    /// other names of that did: a file that was made, renamed and removed has gone by both of its names.
     fn fold_names(&mut self) {
-        while let Some(last) = self.names.iter().rposition(|change| change.unsynced.is_empty()) {
-            let earlier = self.names[..last].iter().position(|change| change.conflicts(&self.names[last]));
-            let change = self.names.remove(earlier.unwrap_or(last));
+        while let Some(mut next) = self.names.iter().rposition(|change| change.unsynced.is_empty()) {
+            let earlier =
+                |at: usize| self.names[..at].iter().position(|change| change.conflicts(&self.names[at]));
+            while let Some(before) = earlier(next) {
+                next = before;
+            }
+            let change = self.names.remove(next);
             for (directory, name, inode) in &change.edits {
                 set(&mut self.nodes[directory.0].durable, name, *inode);
             }

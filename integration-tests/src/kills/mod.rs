@@ -158,7 +158,10 @@ impl Run {
         wait::watch_for(delay);
         self.pair.commit(&deed, &processes, &mut random)?;
         if self.synchronous {
-            // Without it there may be no answer.
+            // Without it there may be no answer, so nothing happens to it any more.
+            if matches!(deed, Deed::Failpoint(armed) if armed.side == Side::Standby) {
+                self.pair.met(&deed);
+            }
             self.pair.serve(Side::Standby)?;
             tally.synchronous += 1;
         }

@@ -148,6 +148,8 @@ fn names_are_durable_by_their_directory_alone() {
         ("mkdir b\nrename a/f b/f\nsync a", "a/f=old", "b/f=old"),
         ("mkdir b\nsync .\nrename a/f b/f\nsync a\nsync b", "b/f=old", "b/f=old"),
         ("+create a/g", "a/f=old", "a/f=old a/g="),
+        // By way of a name that only the one in the middle has in common with both.
+        ("create a/g\nrename a/g a/h\nremove a/h\nsync a", "a/f=old", "a/f=old"),
     ] {
         let disk = disk(script);
         assert_eq!(shown(&disk, Survival::Nothing), least, "{script}");
