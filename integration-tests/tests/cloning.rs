@@ -248,7 +248,7 @@ fn a_full_disk_on_either_side_ends_the_clone_and_nothing_else() {
     // The primary's: there is no room for the copy of the tables.
     let foreign = disk.fill();
     let said = finish(spawn_clone(&scenario, "standby", &primary, &[]));
-    assert_failed(&said, "No space left on device");
+    assert_failed(&said, "could not copy the tables: no room in the data directory");
     assert!(!scenario.path("standby").exists());
     assert_eq!(primary.value("SELECT count(*) FROM big"), "300");
     fs::remove_file(foreign).unwrap();
