@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use failpoint::{Action, Moment, Point, Site};
 use integration_tests::disk::campaign::{self, Plan, Tally};
 use integration_tests::disk::history::Rows;
 use integration_tests::disk::image::{Image, Survival};
@@ -94,6 +95,65 @@ fn until_next_checkpoint(node: &Node) -> bool {
         messages += 1;
         (gone || messages > 10 && checkpoint(node) > before).then_some(!gone)
     })
+}
+
+/// The drop of a slot is killed when its directory has another name, which is not durable yet. The next start empties it: that must
+/// not become durable before the name does.
+#[test]
+fn slot_whose_drop_was_cut_short_is_whole_or_gone_after_a_power_loss() {
+    if let Some(why) = recorder::unavailable() {
+        return skip(&why);
+    }
+    let scenario = Scenario::new("dropped-slot");
+    let mut node = Node::init(&scenario, "primary/data", &["--wal-segsize", "1MB"]);
+    node.set("restart_after_crash=off");
+    let scope = scenario.path("primary");
+    let mut disk = Disk::new(&read_tree(&scope).unwrap());
+    let mut recorder = Recorder::new(&scope, scenario.root());
+    let points = scenario.path("points");
+    let board = sys::failpoint::map(&points).unwrap();
+    node.failpoints = Some(points);
+    recorder.record(&mut node, Syncs::Usual);
+    node.start();
+    node.query("SELECT pg_create_physical_replication_slot('s', true)");
+    let point = Point { site: Site::SlotRemove, moment: Moment::After };
+    board.arm(point, Action::Kill, 1, &[]);
+    assert!(node.client().query("SELECT pg_drop_replication_slot('s')").is_err());
+    node.wait_end();
+    disk.live(&recorder.life().unwrap(), &scope).unwrap();
+
+    node.failpoints = None;
+    recorder.record(&mut node, Syncs::Usual);
+    node.start();
+    node.kill_all();
+    let trial = Trial::new(&scenario, Role::Primary, Depth::default());
+    let mut images = 0;
+    for (moment, operation) in recorder.life().unwrap().events() {
+        if moment == operation.begin {
+            disk.begin(operation).unwrap();
+            continue;
+        }
+        disk.end(operation);
+        if !matches!(&operation.call, Call::Remove { path } if path.starts_with("data/pg_replslot")) {
+            continue;
+        }
+        for seed in 0..8 {
+            let survival = Survival::Some {
+                seed,
+                bytes_percent: 100,
+                names_percent: 50,
+                torn: false,
+                beyond: None,
+                flips: false,
+            };
+            let image = Image::of(&disk, survival);
+            trial
+                .run(&image, &|_| Ok(()), Lsn::INVALID)
+                .unwrap_or_else(|error| panic!("{error}\n{}", image.fates));
+            images += 1;
+        }
+    }
+    assert!(images > 0, "nothing was left of the slot");
 }
 
 #[test]

@@ -240,7 +240,8 @@ fn check_slots(client: &mut Client, data: &Path) -> Result<(), String> {
     Ok(())
 }
 
-fn remove_tables(data: &Path) -> Result<(), String> {
+/// Removes the tables of a stopped node: recovery builds them from the log alone.
+pub fn remove_tables(data: &Path) -> Result<(), String> {
     for name in ["state.db", "state.db-wal", "state.db-shm"] {
         match fs::remove_file(data.join("state").join(name)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.to_string()),

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! So whatever moment a crash picks, the next start finds each slot whole or not at all, and [`read_all`] clears away what is
-//! called `.tmp`, or was half of a change.
+//! called `.tmp`, or was half of a change. Before anything in a `.tmp` goes, pg_replslot is synced: else a power loss could give
+//! the directory its old name back, and leave it empty.
 //!
 //! Follows PostgreSQL 15 src/backend/replication/slot.c (SaveSlotToPath, RestoreSlotFromDisk); differs in: our own format.
 
@@ -44,8 +45,7 @@ const TEMPORARY: &str = ".tmp";
 /// Those of the file system; nothing is there then that a start would take for a slot.
 pub(super) fn make(directory: &Path, state: &SlotState) -> io::Result<()> {
     let temporary = directory.join(format!("{}{TEMPORARY}", state.name));
-    // Left by an attempt that failed.
-    remove_whole(&temporary)?;
+    remove_leftover(directory, &temporary)?;
     let name = || fs::rename(&temporary, directory.join(&state.name));
     let made = fs::create_dir(&temporary)
         .and_then(|()| SEAL.write(&temporary.join(STATE), state))
@@ -72,7 +72,7 @@ pub(super) fn save(directory: &Path, state: &SlotState) -> io::Result<()> {
 /// The directory can't be renamed: the slot is still there. That it can't be emptied afterwards is none.
 pub(super) fn remove(directory: &Path, name: &str) -> io::Result<()> {
     let temporary = directory.join(format!("{name}{TEMPORARY}"));
-    remove_whole(&temporary)?;
+    remove_leftover(directory, &temporary)?;
     failpoint::io(Site::SlotRemove, || fs::rename(directory.join(name), &temporary))?;
     sync_directory(directory)?;
     if let Err(error) = remove_whole(&temporary) {
@@ -89,6 +89,8 @@ pub(super) fn read_all(directory: &Path) -> io::Result<Vec<SlotState>> {
     let named = |error: io::Error| {
         io::Error::new(error.kind(), format!("could not read directory \"{}\": {error}", directory.display()))
     };
+    // Names that a process gave which was killed before it could sync them.
+    sync_directory(directory).map_err(named)?;
     let mut states = Vec::new();
     for entry in fs::read_dir(directory).map_err(named)? {
         let entry = entry.map_err(named)?;
@@ -123,8 +125,20 @@ fn clear_temporary(slot: &Path) -> io::Result<()> {
         }
     }
     // So that what is read is what a power loss would leave.
-    fs::File::open(slot.join(STATE))?.sync_all()?;
+    let state = slot.join(STATE);
+    fs::File::open(&state).and_then(|file| file.sync_all()).map_err(|error| {
+        io::Error::new(error.kind(), format!("could not read file \"{}\": {error}", state.display()))
+    })?;
     sync_directory(slot)
+}
+
+/// Removes what an attempt that failed has left.
+fn remove_leftover(directory: &Path, temporary: &Path) -> io::Result<()> {
+    if temporary.exists() {
+        sync_directory(directory)?;
+        remove_whole(temporary)?;
+    }
+    Ok(())
 }
 
 fn remove_whole(directory: &Path) -> io::Result<()> {
