@@ -120,7 +120,7 @@ mod tests {
     fn the_forms_of_postgresql_and_the_short_one_are_read() {
         for (query, expected) in [
             ("WAIT FOR LSN '0/3000060'", "0/3000060"),
-            ("  wait for lsn E'0/1' with (No_Throw)", "0/1 no_throw@24"),
+            ("  wait for lsn E'0/1' with (No_Throw)", "0/1 no_throw@26"),
             ("WAIT FOR LSN '0/1' WITH (TIMEOUT '5s', no_throw, mode 'standby_flush')", {
                 "0/1 timeout=5s@25 no_throw@39 mode=standby_flush@49"
             }),

@@ -100,7 +100,8 @@ fn headers_too_short_are_refused() {
 #[test]
 fn only_copy_messages_come_from_a_standby() {
     use crate::replication::check_standby_frame;
-    for (tag, length, accepted) in [(b'd', 100_000, true), (b'c', 4, true), (b'X', 4, true), (b'd', 3, false)]
+    for (tag, length, accepted) in
+        [(b'd', 10_004, true), (b'd', 100_000, false), (b'c', 4, true), (b'X', 4, true), (b'd', 3, false)]
     {
         assert_eq!(check_standby_frame(tag, length).is_ok(), accepted);
     }
