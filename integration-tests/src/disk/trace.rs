@@ -168,6 +168,7 @@ pub fn parse(text: &str, scope: &Path) -> Result<Trace, TraceError> {
         open: HashMap::new(),
         last_ended: HashMap::new(),
         positions: HashMap::new(),
+        of_file: Rc::from([0]),
     };
     for (number, line) in (0..).zip(text.lines()) {
         let at = |error: String| {
@@ -200,6 +201,9 @@ struct Reader<'a> {
     last_ended: HashMap<u32, usize>,
     /// Positions of descriptors of files in the scope, by process and descriptor.
     positions: HashMap<(u32, i64), u64>,
+    /// Stands for what a sendfile sends, until its end tells how much that was. Which bytes of the file nobody asks: they are the
+    /// log in a message whose header was sent before.
+    of_file: Rc<[u8]>,
 }
 
 impl Reader<'_> {
@@ -260,6 +264,15 @@ impl Reader<'_> {
             "sendto" => {
                 let socket = arguments.descriptor(0)?.1.starts_with("socket:");
                 return if socket { arguments.sent(1).map(Some) } else { Ok(None) };
+            }
+            "sendfile" => {
+                let socket = arguments.descriptor(0)?.1.starts_with("socket:");
+                let why = "a copy of a file to a file, which the model doesn't know";
+                return if socket {
+                    Ok(Some(Call::Send { bytes: Rc::clone(&self.of_file) }))
+                } else {
+                    Err(why.to_owned())
+                };
             }
             "ftruncate" => self
                 .scoped(&arguments.descriptor(0)?.1)
@@ -365,6 +378,11 @@ impl Reader<'_> {
         if let Unfinished::Operation(index) = unfinished {
             let operation = &mut self.trace.operations[index];
             operation.end = Some((end, returned));
+            if let Call::Send { bytes } = &mut operation.call
+                && Rc::ptr_eq(bytes, &self.of_file)
+            {
+                *bytes = Rc::from(vec![0; usize::try_from(returned).unwrap_or(0)]);
+            }
             self.last_ended.insert(pid, index);
             opened = matches!(operation.call, Call::Open { .. });
         }

@@ -56,6 +56,7 @@ fn each_call_that_changes_something_is_read() {
          7 link('/s/a', '/s/b') = 0
          7 open('/s/a', O_WRONLY|O_TRUNC) = 4</s/a>
          7 sendto(9<socket:[3]>, 'hi', 2, MSG_NOSIGNAL, NULL, 0) = 2
+         7 sendfile(9<socket:[3]>, 4</s/a>, [0] => [3], 5) = 3
          7 mmap(NULL, 4096, PROT_READ|PROT_WRITE, MAP_SHARED, 4</s/x-shm>, 0) = 0x7f00
          7 +++ exited with 0 +++",
     );
@@ -77,6 +78,7 @@ fn each_call_that_changes_something_is_read() {
             Call::Link { from: path("a"), to: path("b") },
             Call::Open { path: path("a"), create: false, truncate: true },
             Call::Send { bytes: Rc::from(b"hi".as_slice()) },
+            Call::Send { bytes: Rc::from([0; 3]) },
         ]
     );
 }
