@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -19,6 +19,18 @@ const CREATE: &str = "CREATE TABLE demo_rows(id integer PRIMARY KEY, value text 
 struct Writer {
     node: Node,
     note: PathBuf,
+    /// What the client last said was wrong.
+    said: PathBuf,
+}
+
+/// The client, running; it ends with the test at the latest.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _ended = self.0.wait();
+    }
 }
 
 impl Writer {
@@ -31,37 +43,40 @@ impl Writer {
             "INSERT INTO demo_rows WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < {rows}) \
              SELECT id, 'x' FROM n"
         ));
-        Writer { node, note: scenario.write("note", note) }
+        Writer { node, note: scenario.write("note", note), said: scenario.path("said") }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(programs::walship("demo-client"));
         command.args(["--conninfo", &self.node.conninfo("demo-client")]).args(arguments);
         command.arg("--note").arg(&self.note);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::null());
         command
     }
 
-    /// Runs the client until it ends by itself.
-    fn run_to_its_end(&self) -> Said {
-        let mut client: Child = self.command(&["run", "--interval", "1"]).spawn().unwrap();
-        wait::until("the client to give up", || client.try_wait().unwrap());
-        Said::of(client.wait_with_output().unwrap())
+    fn start(&self) -> Running {
+        let mut command = self.command(&["run", "--interval", "1"]);
+        let said = File::create(&self.said).unwrap();
+        Running(command.stdout(Stdio::null()).stderr(said).spawn().unwrap())
+    }
+
+    /// Runs the client until it ends by itself; its status, and what it said was wrong.
+    fn run_to_its_end(&self) -> (Option<i32>, String) {
+        let mut client = self.start();
+        let status = wait::until("the client to give up", || client.0.try_wait().unwrap());
+        (status.code(), fs::read_to_string(&self.said).unwrap())
     }
 
     /// Runs the client until its note is `enough`, and kills it.
     fn run_until(&self, mut enough: impl FnMut(u64, u64) -> bool) -> (u64, u64) {
-        let mut client = self.command(&["run", "--interval", "1"]).spawn().unwrap();
-        let note = wait::until("the note to be what it should", || {
-            assert!(client.try_wait().unwrap().is_none(), "the client has ended");
+        let mut client = self.start();
+        wait::until("the note to be what it should", || {
+            assert!(client.0.try_wait().unwrap().is_none(), "the client has ended");
             let text = fs::read_to_string(&self.note).unwrap();
             let (first, last) = text.trim_end().split_once(" to ").unwrap();
             let note = (first.parse().unwrap(), last.parse().unwrap());
             enough(note.0, note.1).then_some(note)
-        });
-        client.kill().unwrap();
-        client.wait().unwrap();
-        note
+        })
     }
 }
 
@@ -69,10 +84,8 @@ impl Writer {
 fn a_lost_row_ends_the_client_and_fails_the_check() {
     let scenario = Scenario::new("client-lost");
     let writer = Writer::prepare(&scenario, 9, "1 to 10\n");
-    let said = writer.run_to_its_end();
-    assert_eq!(said.status, Some(1));
     let expected = "demo-client: FAILED: 1 acknowledged rows are lost: 9 of 10 (rows 1 to 10)\n";
-    assert_eq!(said.err, expected);
+    assert_eq!(writer.run_to_its_end(), (Some(1), expected.to_owned()));
     // The rows that are there are not what the client wrote, which only a look at each of them finds.
     let said = Said::of(writer.command(&["check"]).output().unwrap());
     assert_eq!(said.status, Some(1));
@@ -93,9 +106,9 @@ fn the_row_that_was_under_way_is_found_and_another_clients_is_not_taken_for_it()
     assert!(writer.node.value("SELECT max(id) FROM demo_rows").parse::<u64>().unwrap() >= last);
 
     writer.node.query("INSERT INTO demo_rows VALUES (1000, 'another')");
-    let said = writer.run_to_its_end();
-    assert_eq!(said.status, Some(1));
-    assert!(said.err.contains("row 1000 is there, but only"), "{}", said.err);
+    let (status, said) = writer.run_to_its_end();
+    assert_eq!(status, Some(1));
+    assert!(said.contains("row 1000 is there, but only"), "{said}");
 }
 
 #[test]
