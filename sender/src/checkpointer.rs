@@ -25,7 +25,9 @@
 //!
 //! Must never be added: anything that waits for a client.
 //!
-//! Follows PostgreSQL 15 src/backend/postmaster/checkpointer.c and ShutdownXLOG() in xlog.c.
+//! Follows PostgreSQL 15 src/backend/postmaster/checkpointer.c and ShutdownXLOG() in xlog.c; differs in: nothing is spread
+//! over the time between checkpoints, and there is no checkpoint_completion_target. SQLite copies its log in one call, from
+//! a file of bounded size (`state_wal_limit`), and nobody waits for that call.
 
 mod removal;
 mod report;

@@ -45,6 +45,7 @@ use crate::reload_line::ReloadLine;
 
 /// The file's name in the data directory.
 pub const FILE_NAME: &str = "postmaster.pid";
+const TEMPORARY_NAME: &str = "postmaster.pid.new";
 
 /// What line 8 says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -354,7 +355,9 @@ impl PidFile {
 /// Makes the file under a temporary name, locks and fills it, and only then gives it its name: who reads it under its
 /// name finds it complete and locked.
 fn put_in_place(data_dir: &Path, path: &Path, lines: &PidFileLines) -> io::Result<File> {
-    let mut file = tempfile::Builder::new().prefix(FILE_NAME).tempfile_in(data_dir)?;
+    // The directory's lock makes the name ours; a start that was killed may have left it.
+    remove_if_there(&data_dir.join(TEMPORARY_NAME))?;
+    let mut file = tempfile::Builder::new().prefix(TEMPORARY_NAME).rand_bytes(0).tempfile_in(data_dir)?;
     file.as_file().lock()?;
     file.write_all(lines.to_text().as_bytes())?;
     file.as_file().sync_all()?;

@@ -140,3 +140,15 @@ fn lines_written_by_postgresql_are_read() {
         (5432, "/tmp", "localhost")
     );
 }
+
+#[test]
+fn what_a_killed_start_left_is_cleared_by_the_next() {
+    let data_dir = tempfile::tempdir().expect("a directory");
+    fs::write(data_dir.path().join("postmaster.pid.new"), "1").expect("written");
+    let _file = PidFile::create(data_dir.path()).expect("nobody has it");
+    let names: Vec<_> = fs::read_dir(data_dir.path())
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    assert_eq!(names, [FILE_NAME]);
+}
