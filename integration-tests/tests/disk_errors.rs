@@ -182,7 +182,7 @@ fn a_segment_that_can_not_be_read_ends_the_stream_that_wants_it_alone() {
     node.stop();
     let path = segment(&node, 2);
     // Recovery doesn't come here: it begins at the checkpoint.
-    Fault::new(&path, "pread64", "error=EIO").from_start(&mut node);
+    Fault::new(&path, "pread64,sendfile", "error=EIO").from_start(&mut node);
     node.start();
     let copy = scenario.path("copy");
     fs::create_dir(&copy).unwrap();
@@ -192,8 +192,10 @@ fn a_segment_that_can_not_be_read_ends_the_stream_that_wants_it_alone() {
     let said = pg_receivewal(&node, &copy, &end);
     assert_ne!(said.status, Some(0), "{}", said.err);
     let text = "could not read from log segment 000000010000000000000002, offset ";
-    assert!(said.err.contains(text), "{}", said.err);
-    assert!(said.err.contains("Input/output error"), "{}", said.err);
+    // The client had the head of a message by then, so it can't be told.
+    let log = node.log();
+    let line = log.lines().find(|line| line.contains(text)).unwrap_or_else(|| panic!("{log}"));
+    assert!(line.contains("Input/output error"), "{line}");
     assert!(matches!(insert(&mut node.client(), 1000), Outcome::Done));
     assert_eq!(node.crash_restarts(), 0);
     node.stop();
@@ -274,7 +276,7 @@ fn a_disk_that_becomes_read_only_ends_the_node_by_name_and_loses_nothing() {
     assert_eq!(node.wait_end(), Some(1));
     let log = node.log();
     assert!(log.contains("PANIC:  could not "), "{}", node.log_tail());
-    assert!(log.contains("FATAL:  could not write file \""), "{}", node.log_tail());
+    assert!(log.contains("could not fsync directory \""), "{}", node.log_tail());
     assert!(log.contains("Read-only file system"), "{}", node.log_tail());
     assert!(log.contains("HINT:  Mount the file system"), "{}", node.log_tail());
 

@@ -184,13 +184,16 @@ impl<'a> Server<'a> {
             self.take_pm_signals()?;
             self.check_deadlines()?;
             self.look_after_reload(clock::now())?;
+            if self.exit.is_none() {
+                self.wait(&mut occurred)?;
+                for event in &occurred {
+                    self.occurred(*event)?;
+                }
+            }
+            // Before the latch is touched again: if shared memory could not be made anew, it is nobody's.
             if let Some(status) = self.exit {
                 self.pid_file.remove().map_err(RunError::LockFile)?;
                 return Ok(status);
-            }
-            self.wait(&mut occurred)?;
-            for event in &occurred {
-                self.occurred(*event)?;
             }
         }
     }

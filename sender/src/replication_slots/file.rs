@@ -21,6 +21,7 @@ use std::path::Path;
 use bincode::{Decode, Encode};
 use failpoint::Site;
 use sys::file::sync_directory;
+use wal::store::{hint, reason};
 
 use crate::sealed_file::Seal;
 
@@ -90,7 +91,10 @@ pub(super) fn read_all(directory: &Path) -> io::Result<Vec<SlotState>> {
         io::Error::new(error.kind(), format!("could not read directory \"{}\": {error}", directory.display()))
     };
     // Names that a process gave which was killed before it could sync them.
-    sync_directory(directory).map_err(named)?;
+    sync_directory(directory).map_err(|error| {
+        let (path, reason, hint) = (directory.display(), reason(&error), hint(&error));
+        io::Error::new(error.kind(), format!("could not fsync directory \"{path}\": {reason}{hint}"))
+    })?;
     let mut states = Vec::new();
     for entry in fs::read_dir(directory).map_err(named)? {
         let entry = entry.map_err(named)?;
