@@ -11,6 +11,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use failpoint::{Action, Moment, Point, Site};
 use integration_tests::client::{Client, ClientError, ServerError};
 use integration_tests::cluster::Cluster;
 use integration_tests::node::Node;
@@ -291,6 +292,30 @@ fn a_standby_whose_disk_is_full_holds_up_itself_alone() {
     cluster.assert_equal(&["big"]);
     assert_eq!(cluster.standby.crash_restarts(), 0);
     cluster.stop();
+}
+
+#[test]
+fn a_standby_that_had_no_room_for_a_moment_needs_nobody_to_go_on() {
+    let scenario = Scenario::in_memory("full-for-a-moment");
+    let mut primary = Node::init(&scenario, "primary", &[]);
+    primary.start();
+    primary.query(CREATE_TABLE);
+    let mut standby = Node::clone_of(&scenario, "standby", &primary);
+    let file = scenario.path("points");
+    let board = sys::failpoint::map(&file).unwrap();
+    standby.failpoints = Some(file);
+    standby.start();
+    primary.query("CHECKPOINT");
+    standby.wait_level_with(&primary);
+    // A restart point finds no room for the control file, and uses the reserve.
+    board.arm(Point { site: Site::SmallFileSync, moment: Moment::After }, Action::Enospc, 1, &[]);
+    standby.query("CHECKPOINT");
+    standby.wait_log("replay waits until there is room");
+    // It comes meanwhile, and nothing comes after it.
+    insert(&mut primary.client(), 1).unwrap();
+    standby.wait_level_with(&primary);
+    standby.stop();
+    primary.stop();
 }
 
 #[test]

@@ -62,7 +62,8 @@ pub(super) fn follow(
         let paused = node.recovery.heed_pause();
         recovered.room.heed_release();
         // With the room of the reserve alone, nothing more is begun.
-        let held = paused || recovered.room.is_short() && !recovered.room.is_stuck();
+        let short = recovered.room.is_short();
+        let held = paused || short && !recovered.room.is_stuck();
         let upto = if held { recovered.reader.position() } else { decided.min(flushed) };
         let mut delayed_until = None;
         if let Some(progress) = put_if_room(node, me, &mut recovered, upto)? {
@@ -76,6 +77,10 @@ pub(super) fn follow(
             }
             upstream.prove(progress.position);
             delayed_until = progress.delayed_until;
+        }
+        if short && !recovered.room.is_short() {
+            // What came while nothing more was begun has woken this process already, and won't again.
+            continue;
         }
         recovered.restart_tables_log();
         upstream.report(node.recovery.applied());
