@@ -31,6 +31,7 @@ use sender::control::{ControlFile, NodeState};
 use sender::datadir::DataDir;
 use sender::startup::tables_log;
 use sender::tail::{self, Tail};
+use sys::file::sync_directory;
 use wal::history::TimelineHistory;
 use wal::lsn::Lsn;
 use wal::segment::SegmentSize;
@@ -244,7 +245,7 @@ fn reclone(demote: &Demote, data: &DataDir, what: &str) -> Result<String, String
 /// Removes what is in a data directory. The control file goes first, durably: nothing that is incomplete starts.
 fn empty(data: &DataDir) -> std::io::Result<()> {
     fs::remove_file(data.control())?;
-    fs::File::open(data.root())?.sync_all()?;
+    sync_directory(data.root())?;
     for entry in fs::read_dir(data.root())? {
         remove(&entry?.path())?;
     }

@@ -25,6 +25,17 @@ pub fn remove_if_there(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Removes a directory with all that is in it, if there is one.
+///
+/// # Errors
+/// Those of the file system, but that there is no such directory. Part of it may be gone by then.
+pub fn remove_tree_if_there(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// The error of a disk that is full.
 pub fn no_space_left() -> io::Error {
     Errno::ENOSPC.into()

@@ -5,7 +5,7 @@
 //! file and the settings, is not written but given to the caller.
 
 use std::collections::BTreeSet;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -15,6 +15,7 @@ use sender::client::{ClientError, ServerConnection};
 use sender::control::ControlFile;
 use sender::datadir::DataDir;
 use settings::auto_conf;
+use sys::file::sync_directory;
 use tar::{Archive, Entry, EntryType};
 use wire::replication::backup::BackupMessage;
 
@@ -111,7 +112,7 @@ fn unpack_archive(archive: &mut Archive<impl Read>, root: &Path) -> io::Result<K
         }
     }
     failpoint::io(Site::CloneDirectories, || {
-        directories.iter().try_for_each(|directory| File::open(directory)?.sync_all())
+        directories.iter().try_for_each(|directory| sync_directory(directory))
     })?;
     Ok(kept)
 }

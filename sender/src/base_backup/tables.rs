@@ -9,6 +9,7 @@ use engine::backup::TablesCopy;
 use engine::error::SqlState;
 use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
+use sys::file::remove_tree_if_there;
 use tempfile::TempDir;
 use wire::error::ErrorResponse;
 use wire::sqlstate;
@@ -80,10 +81,7 @@ pub(super) fn path(place: &TempDir) -> PathBuf {
 /// # Errors
 /// Those of the file system.
 pub(crate) fn remove_temporary(data: &DataDir) -> io::Result<()> {
-    match fs::remove_dir_all(data.root().join(TEMPORARY_DIRECTORY)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+    remove_tree_if_there(&data.root().join(TEMPORARY_DIRECTORY))
 }
 
 fn failed(error: &SqlError) -> ErrorResponse {

@@ -20,7 +20,7 @@ use std::path::Path;
 
 use bincode::{Decode, Encode};
 use failpoint::Site;
-use sys::file::sync_directory;
+use sys::file::{remove_tree_if_there, sync_directory};
 use wal::store::{hint, reason};
 
 use crate::sealed_file::Seal;
@@ -55,7 +55,7 @@ pub(super) fn make(directory: &Path, state: &SlotState) -> io::Result<()> {
     made.inspect_err(|_| {
         // Best effort: the error that led here is what must be seen. The next start does the rest.
         let _ = remove(directory, &state.name);
-        let _ = remove_whole(&temporary);
+        let _ = remove_tree_if_there(&temporary);
     })
 }
 
@@ -76,7 +76,7 @@ pub(super) fn remove(directory: &Path, name: &str) -> io::Result<()> {
     remove_leftover(directory, &temporary)?;
     failpoint::io(Site::SlotRemove, || fs::rename(directory.join(name), &temporary))?;
     sync_directory(directory)?;
-    if let Err(error) = remove_whole(&temporary) {
+    if let Err(error) = remove_tree_if_there(&temporary) {
         tracing::warn!("could not remove directory \"{}\": {error}", temporary.display());
     }
     Ok(())
@@ -104,7 +104,7 @@ pub(super) fn read_all(directory: &Path) -> io::Result<Vec<SlotState>> {
             continue;
         }
         if name.ends_with(TEMPORARY) {
-            remove_whole(&path)?;
+            remove_tree_if_there(&path)?;
             continue;
         }
         clear_temporary(&path)?;
@@ -140,16 +140,9 @@ fn clear_temporary(slot: &Path) -> io::Result<()> {
 fn remove_leftover(directory: &Path, temporary: &Path) -> io::Result<()> {
     if temporary.exists() {
         sync_directory(directory)?;
-        remove_whole(temporary)?;
+        remove_tree_if_there(temporary)?;
     }
     Ok(())
-}
-
-fn remove_whole(directory: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
