@@ -295,6 +295,8 @@ struct WalReceiver<'a> {
     synced: Lsn,
     /// Segments before this have their archive status.
     noted: Lsn,
+    /// More is durable or decided than the startup process and the walsenders were woken for.
+    has_published: bool,
     /// The upstream has ended the stream because it shuts down.
     shuts_down: bool,
     /// Anything has come.
@@ -330,6 +332,7 @@ impl<'a> WalReceiver<'a> {
             stream,
             synced,
             noted,
+            has_published: false,
             shuts_down: false,
             has_received: false,
             more: true,
@@ -345,6 +348,7 @@ impl<'a> WalReceiver<'a> {
             self.sync();
             self.publish(self.stream.flushed(), self.stream.horizon());
         }
+        self.wake();
         if matches!(result, Err(End::Terminated)) {
             self.upstream.say_goodbye();
         }
@@ -365,6 +369,7 @@ impl<'a> WalReceiver<'a> {
                 }
                 self.upstream.flush_if_writable().map_err(End::of_connection(STREAM_FAILED))?;
             }
+            self.wake();
             self.sleep()?;
         }
     }
@@ -480,8 +485,16 @@ impl<'a> WalReceiver<'a> {
             self.noted = decided;
         }
         self.node.log_waits.flushed(self.node.procs, flush);
-        self.node.wake_startup();
-        self.node.wake_walsenders();
+        self.has_published = true;
+    }
+
+    /// Wakes who goes on with what was published. After the reply: a commit of the primary may wait for that, and who is woken
+    /// may take this processor.
+    fn wake(&mut self) {
+        if std::mem::take(&mut self.has_published) {
+            self.node.wake_startup();
+            self.node.wake_walsenders();
+        }
     }
 
     fn sleep(&mut self) -> Result<(), End> {
