@@ -158,6 +158,8 @@ pub struct Writer {
     schema_changed: bool,
     /// Roles may be others since somebody asked.
     roles_changed: bool,
+    /// What is kept has been put again since somebody asked.
+    restored: bool,
     work: Work,
     applied: Lsn,
     record_size_max: usize,
@@ -238,6 +240,7 @@ impl Writer {
             savepoint: Savepoint::Gone,
             schema_changed: false,
             roles_changed: false,
+            restored: false,
             work: Work::Put,
             applied,
             record_size_max: options.record_size_max,
@@ -262,6 +265,12 @@ impl Writer {
     /// Whether roles have been executed or put, or were rolled back, since this was asked last.
     pub fn take_roles_changed(&mut self) -> bool {
         std::mem::take(&mut self.roles_changed)
+    }
+
+    /// Whether the records since the last commit have been put again, for their transaction was lost, since this was asked
+    /// last. Until they are committed the next loss costs as much again.
+    pub fn take_restored(&mut self) -> bool {
+        std::mem::take(&mut self.restored)
     }
 
     /// Whether there is any role.
@@ -298,6 +307,7 @@ impl Writer {
         }
         self.set_work(Work::Put).map_err(|raw| PutError::Failed(own_error(&raw)))?;
         self.forget_schema();
+        self.restored = true;
         for changes in self.kept.iter() {
             self.putter.put(&self.db, changes)?;
         }

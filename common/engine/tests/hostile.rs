@@ -158,6 +158,26 @@ fn hostile_statement_is_refused_and_leaves_nothing() {
     after(&mut tables, "endless statements");
 }
 
+#[test]
+fn lost_transaction_is_told_of_once_and_only_if_others_records_were_in_it() {
+    let mut tables = tables();
+    let endless =
+        "INSERT INTO kv WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x, x FROM n";
+    let cancel = |tables: &mut Tables| {
+        tables.execute_controlled(endless, &StopAfter(Cell::new(50), Interruption::Cancel)).unwrap_err();
+        tables.writer.take_restored()
+    };
+    tables.commit();
+    assert!(!cancel(&mut tables), "all before is committed");
+    tables.run("INSERT INTO kv VALUES ('new', '2')");
+    tables.execute("INSERT INTO kv VALUES ('new', '3')").unwrap_err();
+    assert!(!tables.writer.take_restored(), "a statement alone was undone");
+    assert!(cancel(&mut tables));
+    assert!(!tables.writer.take_restored());
+    tables.commit();
+    assert!(!cancel(&mut tables));
+}
+
 /// The rows of before are there, a row of after can be written, and both are committed.
 fn after(tables: &mut Tables, what: &str) {
     assert!(tables.writer.transaction_open(), "{what}");

@@ -15,6 +15,7 @@
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ipc::interrupt::Interrupts;
 use ipc::pm_signal::PmSignal;
@@ -35,6 +36,9 @@ use crate::node::{Node, take_flag};
 use crate::restore_command::{restore_newer_history, restore_segment};
 use crate::wait::wait_latch;
 use crate::walreceiver_state::{FORCE, FORCE_AT_ONCE, WalRcvState};
+
+/// From a record that is put to the report that says so, unless one of a flush says it before: for views alone.
+const REPORT_DELAY: Duration = Duration::from_millis(20);
 
 /// Replays until told to end (none), or that the node is to be a primary.
 pub(super) fn follow(
@@ -83,7 +87,7 @@ pub(super) fn follow(
             continue;
         }
         recovered.restart_tables_log();
-        upstream.report(node.recovery.applied());
+        upstream.report_if_due();
         if node.walreceiver.state() == WalRcvState::Waiting {
             upstream.go_on(&mut recovered)?;
             continue;
@@ -102,7 +106,8 @@ pub(super) fn follow(
             }
             Step::Wait(until) => until,
         };
-        let timeouts = [until, recovered.commit_due, recovered.room.retry(), delayed_until];
+        let timeouts =
+            [until, recovered.timer.due(), recovered.room.retry(), delayed_until, upstream.report_due];
         let event = match delayed_until {
             _ if paused => WaitEvent::RecoveryPause,
             Some(_) => WaitEvent::RecoveryApplyDelay,
@@ -128,8 +133,10 @@ struct Upstream {
     sources: Sources,
     /// End of the last segment that came from the archive: what of it is log is decided.
     archived: Lsn,
-    /// Applied position that the walreceiver was told to report last.
+    /// What was put when the walreceiver was told last to report it.
     reported: Lsn,
+    /// When it is to be told again.
+    report_due: Option<MonoTime>,
     /// The newest timeline that this log turned out not to be able to follow.
     refused: TimelineId,
     /// The node is to be a primary when its upstream has shut down in order.
@@ -145,6 +152,7 @@ impl Upstream {
             sources: Sources::new(),
             archived: Lsn::INVALID,
             reported: Lsn::INVALID,
+            report_due: None,
             refused: TimelineId::INVALID,
             switches_over: false,
             settings: node.settings(),
@@ -206,18 +214,30 @@ impl Upstream {
         }
     }
 
-    /// Tells the walreceiver to report when the tables have come further (records put but not committed don't count).
-    fn report(&mut self, applied: Lsn) {
-        if applied > self.reported {
-            self.reported = applied;
-            self.node.walreceiver.force_reply.fetch_max(FORCE, Ordering::AcqRel);
-            self.node.procs.set_latch(ProcNumber::WAL_RECEIVER);
-        }
+    /// What has been put: who begins to read here waits for it, so it need not be committed to count as applied.
+    fn put(&self) -> Lsn {
+        Lsn(self.node.recovery.acknowledged.load(Ordering::Acquire))
     }
 
-    /// Tells the walreceiver to report without delay: a session of the primary waits for it. Who begins to read here waits for
-    /// what has been put, so it need not be committed for that.
-    fn report_at_once(&self) {
+    /// Has the walreceiver report it, when more has been put and [`REPORT_DELAY`] has passed since.
+    fn report_if_due(&mut self) {
+        let put = self.put();
+        if put <= self.reported {
+            self.report_due = None;
+            return;
+        }
+        let now = clock::now();
+        if now < *self.report_due.get_or_insert(now.saturating_add(REPORT_DELAY)) {
+            return;
+        }
+        (self.reported, self.report_due) = (put, None);
+        self.node.walreceiver.force_reply.fetch_max(FORCE, Ordering::AcqRel);
+        self.node.procs.set_latch(ProcNumber::WAL_RECEIVER);
+    }
+
+    /// Has it report without delay: a session of the primary waits for it.
+    fn report_at_once(&mut self) {
+        self.reported = self.put();
         self.node.walreceiver.force_reply.store(FORCE_AT_ONCE, Ordering::Release);
         self.node.procs.set_latch(ProcNumber::WAL_RECEIVER);
     }

@@ -19,6 +19,7 @@
 //! Follows PostgreSQL 15 src/backend/postmaster/startup.c and src/backend/access/transam/xlogrecovery.c.
 
 mod backup;
+mod commit_timer;
 mod damage;
 mod follow;
 mod hot_standby;
@@ -46,9 +47,6 @@ use crate::node::Node;
 
 /// Bytes of changes in one transaction of the tables: they are kept in memory until it is committed.
 const UNCOMMITTED_BYTES_MAX: usize = 16 << 20;
-/// How long the tables' COMMIT may be put off after its first record. Nobody waits for it: a reader that needs the
-/// tables further asks, and is served at once; until then one COMMIT serves many records.
-const COMMIT_DELAY: Duration = Duration::from_millis(20);
 
 /// Between two tries to write tables whose disk is full.
 const NO_ROOM_RETRY: Duration = Duration::from_secs(1);

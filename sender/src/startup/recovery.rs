@@ -34,7 +34,6 @@ use engine::error::SqlState;
 use failpoint::Site;
 use ipc::interrupt::Interrupts;
 use ipc::process::Me;
-use sys::clock::MonoTime;
 use wal::history::TimelineHistory;
 use wal::lsn::Lsn;
 use wal::reader::{ReadError, Record, WalReader};
@@ -43,6 +42,7 @@ use wal::source::StoreSource;
 use wal::timeline::TimelineId;
 use wal::xlog::{self, CheckPoint};
 
+use super::commit_timer::CommitTimer;
 use super::replay::put_with_room;
 use super::room::Room;
 use super::tables_log::TablesLog;
@@ -85,7 +85,7 @@ pub(super) struct Recovered {
     /// Records put since the last commit.
     pub(super) open_puts: usize,
     /// When they are to be committed although nobody asks.
-    pub(super) commit_due: Option<MonoTime>,
+    pub(super) timer: CommitTimer,
 }
 
 /// Brings the tables to the end of the log (or to the horizon, on a standby). None: told to end before that.
@@ -153,7 +153,7 @@ pub(super) fn recover(
         undecided: Vec::new(),
         puts_off: false,
         open_puts: 0,
-        commit_due: None,
+        timer: CommitTimer::default(),
     };
     recovered.reader.source_mut().set_limit(found.end);
     if applied < found.end {

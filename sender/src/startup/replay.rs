@@ -2,7 +2,7 @@
 //!
 //! Who calls says up to where: recovery up to the end of the log, a standby up to the horizon that its upstream has told. A
 //! COMMIT is what costs, so as many records share one as may: it comes when the transaction has grown large, when a reader
-//! waits for what is in it, and at the latest [`COMMIT_DELAY`] after its first record. A record that was put and is not
+//! waits for what is in it, and otherwise later ([`super::commit_timer`]). A record that was put and is not
 //! committed is put again after a crash: the applied LSN moves with the rows, in the same transaction.
 //!
 //! **A full disk of the tables** ends neither the node nor the log: everything since the last commit is dropped, the reader
@@ -23,15 +23,13 @@ use wal::lsn::Lsn;
 use wal::reader::{ReadError, Record};
 use wal::record::Rmgr;
 
+use super::commit_timer::RECORDS_MAX;
 use super::hot_standby::{delayed_until, wants_feedback};
 use super::recovery::{Recovered, decode_change, is_checkpoint, terminated};
-use super::{COMMIT_DELAY, StartupError, UNCOMMITTED_BYTES_MAX, panic_if_broken, with_hint};
+use super::{StartupError, UNCOMMITTED_BYTES_MAX, panic_if_broken, with_hint};
 use crate::checkpointer::request_checkpoint_if_due;
 use crate::node::Node;
 use crate::wait::wait_latch;
-
-/// Changes put in one transaction of the tables, at most: bounds SQLite's log and the memory of one commit.
-const PUTS_PER_COMMIT: usize = 1000;
 
 /// Why records could not be put.
 enum ReplayError {
@@ -125,6 +123,10 @@ fn put_up_to(node: &Node, me: &Me, recovered: &mut Recovered, horizon: Lsn) -> R
     let mut done = false;
     while !done {
         let before = recovered.reader.position();
+        if before >= recovered.reader.source().limit() {
+            // There is nothing to be read: the usual end.
+            break;
+        }
         match recovered.reader.next() {
             Ok(record) if record.end > horizon => {
                 // Not decided yet: it is read again when the horizon has moved.
@@ -144,7 +146,7 @@ fn put_up_to(node: &Node, me: &Me, recovered: &mut Recovered, horizon: Lsn) -> R
                     if !recovered.is_decided {
                         recovered.undecided.push(record.end);
                     }
-                    recovered.commit_due.get_or_insert_with(|| clock::now().saturating_add(COMMIT_DELAY));
+                    recovered.timer.start(clock::now);
                 }
                 node.recovery.replayed.store(record.end.0, Ordering::Release);
             }
@@ -193,7 +195,7 @@ impl Recovered {
     /// Whether the transaction must not grow any more.
     fn must_commit(&self) -> bool {
         let is_large =
-            self.open_puts >= PUTS_PER_COMMIT || self.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX;
+            self.open_puts >= RECORDS_MAX || self.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX;
         is_large && self.is_decided
     }
 
@@ -203,14 +205,14 @@ impl Recovered {
             || self.room.is_short()
             || node.recovery.has_waiters()
             || self.tables_log.restart_wanted()
-            || self.commit_due.is_none_or(|due| due <= clock::now())
+            || self.timer.due().is_none_or(|due| due <= clock::now())
     }
 
     /// Lets the next put commit what is open, for whoever is about to do something that may take long. False: nothing is
     /// open.
     pub(super) fn hurry_commit(&mut self) -> bool {
         if self.open_puts > 0 {
-            self.commit_due = Some(MonoTime::ZERO);
+            self.timer.hurry();
         }
         self.open_puts > 0
     }
@@ -220,7 +222,7 @@ impl Recovered {
         self.tables.abandon();
         self.undecided.clear();
         self.open_puts = 0;
-        self.commit_due = None;
+        self.timer.stop();
     }
 
     /// Starts SQLite's log over if the checkpointer has asked and no transaction is open.
@@ -252,7 +254,10 @@ impl Recovered {
 
     fn note_commit(&mut self, node: &Node, position: Lsn) {
         self.open_puts = 0;
-        self.commit_due = None;
+        self.timer.stop();
+        if node.recovery.has_waiters() {
+            self.timer.note_reader(clock::now());
+        }
         node.recovery.note_committed(position);
         node.note_roles(self.tables.take_roles_changed());
         request_checkpoint_if_due(node, position);

@@ -10,9 +10,8 @@
 //! session waits by itself, [`crate::sync_rep`]) and goes on with the next batch, on top of what is not decided yet.
 //! Only the COMMIT has to wait; [`undecided`] tells for how long others are held up by it.
 //!
-//! The next requests gather meanwhile: group commit. The COMMIT of the tables is put off (up to [`GATHER_MAX`] records,
-//! or [`super::COMMIT_DELAY`]): it is needed by readers alone, and a reader that waits is seen at once
-//! ([`crate::recovery_state`]). Invariant: COMMIT only when the horizon has passed the last record of the transaction.
+//! The next requests gather meanwhile: group commit. The COMMIT of the tables is put off ([`super::commit_timer`]): it is needed
+//! by readers alone, and a reader that waits is seen at once. Invariant: COMMIT only when the horizon has passed the last record of the transaction.
 //!
 //! A statement that runs for long is no reason for a reader to wait: it gives way, the records before it are committed, and
 //! it is executed again (nothing of it was logged).
@@ -50,10 +49,11 @@ use wal::record::{RecordBody, Rmgr};
 use wal::timeline::TimelineId;
 use wal::timestamp::Timestamp;
 
+use super::commit_timer::{CommitTimer, RECORDS_MAX};
 use super::recovery::Recovered;
 use super::room::Room;
 use super::tables_log::TablesLog;
-use super::{COMMIT_DELAY, StartupError, UNCOMMITTED_BYTES_MAX, panic_if_broken, told_to_end, with_hint};
+use super::{StartupError, UNCOMMITTED_BYTES_MAX, panic_if_broken, told_to_end, with_hint};
 use crate::checkpointer::{Cause, request_checkpoint};
 use crate::control::NodeState;
 use crate::node::Node;
@@ -66,8 +66,6 @@ use crate::xlog::Xlog;
 
 /// Requests taken in one turn.
 const BATCH_MAX: usize = 64;
-/// Records in one transaction of the tables: bounds what has to be put again when the transaction is lost.
-const GATHER_MAX: usize = 512;
 
 pub(super) struct Writer {
     node: &'static Node,
@@ -82,7 +80,7 @@ pub(super) struct Writer {
     /// Ends of the records in the open transaction; empty when nothing is to be committed.
     open: VecDeque<Lsn>,
     /// When the open transaction is to be committed although nobody asks.
-    commit_due: Option<MonoTime>,
+    timer: CommitTimer,
     room: Room,
     /// A statement found no room: what it made of SQLite's log is to be given back.
     cut_wanted: bool,
@@ -131,7 +129,7 @@ impl Writer {
             me,
             xlog: Xlog::new(node, me),
             open: VecDeque::new(),
-            commit_due: None,
+            timer: CommitTimer::default(),
             room: recovered.room,
             cut_wanted: false,
             desk: Desk::new(node, me),
@@ -269,7 +267,7 @@ impl Writer {
     }
 
     fn commit_if_due(&mut self) -> Result<(), StartupError> {
-        let is_due = self.commit_due.is_some_and(|due| due <= clock::now());
+        let is_due = self.timer.due().is_some_and(|due| due <= clock::now());
         if self.must_commit() || is_due { self.commit() } else { Ok(()) }
     }
 
@@ -279,31 +277,20 @@ impl Writer {
     }
 
     fn is_full(&self) -> bool {
-        self.open.len() >= GATHER_MAX || self.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX
+        self.open.len() >= RECORDS_MAX || self.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX
     }
 
     fn execute_batch(&mut self, batch: Vec<Taken>) -> Result<(), StartupError> {
         let mut held = Held::default();
-        let mut batch = batch.into_iter();
-        for taken in batch.by_ref() {
+        let mut batch = VecDeque::from(batch);
+        while let Some(taken) = batch.pop_front() {
             let Some(executed) = self.execute(&taken, held.bytes)? else {
                 // Again, when the records that readers wait for have been committed.
                 self.deferred.push(taken);
                 break;
             };
             match executed {
-                Ok(executed) => {
-                    held.logged = executed.end.or(held.logged);
-                    held.bytes += executed.answer.len();
-                    let lsn = executed.end.or(self.open.back().copied()).unwrap_or(Lsn::INVALID);
-                    held.answers.push(HeldAnswer {
-                        session: taken.session,
-                        answer: executed.answer,
-                        rests_on: Awaited { lsn, confirmation: executed.confirmation },
-                        notifies: executed.notifications.is_some(),
-                    });
-                    held.notifications.extend(executed.notifications);
-                }
+                Ok(executed) => self.hold(&mut held, taken.session, executed),
                 Err(error) => {
                     self.cut_wanted |= error.sqlstate == SqlState::DISK_FULL;
                     self.answer_error(taken.session, &error);
@@ -312,10 +299,27 @@ impl Writer {
             if self.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX {
                 break;
             }
+            if batch.is_empty() && held.answers.len() < BATCH_MAX {
+                // What came meanwhile needs no flush of its own.
+                batch.extend(self.next_batch());
+            }
         }
         self.settle(&mut held);
         self.deferred.extend(batch);
         if self.deferred.is_empty() { Ok(()) } else { self.commit() }
+    }
+
+    fn hold(&self, held: &mut Held, session: ProcNumber, executed: Executed) {
+        held.logged = executed.end.or(held.logged);
+        held.bytes += executed.answer.len();
+        let lsn = executed.end.or(self.open.back().copied()).unwrap_or(Lsn::INVALID);
+        held.answers.push(HeldAnswer {
+            session,
+            answer: executed.answer,
+            rests_on: Awaited { lsn, confirmation: executed.confirmation },
+            notifies: executed.notifications.is_some(),
+        });
+        held.notifications.extend(executed.notifications);
     }
 
     fn answer_error(&mut self, session: ProcNumber, error: &SqlError) {
@@ -373,6 +377,9 @@ impl Writer {
             return into_sql_error(error).map(|error| Some(Err(error)));
         }
         let executed = self.tables.execute(&message.into_request(), &control, &mut rows);
+        if self.tables.take_restored() {
+            self.timer.hurry();
+        }
         if executed.is_err() && control.gave_way() {
             return Ok(None);
         }
@@ -440,7 +447,7 @@ impl Writer {
             }
         };
         self.open.push_back(end);
-        self.commit_due.get_or_insert_with(|| clock::now().saturating_add(COMMIT_DELAY));
+        self.timer.start(clock::now);
         let answer = Answer::success(end, rows);
         Ok(Ok(Executed { answer, end: Some(end), notifications, confirmation }))
     }
@@ -519,7 +526,10 @@ impl Writer {
             }
         }
         self.open.drain(..self.open.partition_point(|one| *one <= end));
-        self.commit_due = None;
+        self.timer.stop();
+        if self.node.recovery.has_waiters() {
+            self.timer.note_reader(clock::now());
+        }
         self.readers_wait_since = None;
         self.node.recovery.note_committed(end);
         self.node.recovery.publish_applied(self.node, end.max(self.node.recovery.applied()));

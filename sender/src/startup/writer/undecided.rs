@@ -21,7 +21,7 @@ use ipc::wait_event::WaitEvent;
 use sys::clock;
 use wal::lsn::Lsn;
 
-use super::super::{COMMIT_DELAY, StartupError};
+use super::super::StartupError;
 use super::Writer;
 use crate::requests::desk::Taken;
 use crate::sync_rep::wait::{cease, expect};
@@ -37,7 +37,7 @@ impl Writer {
     pub(super) fn take_undecided(&mut self, ends: Vec<Lsn>) {
         let Some(&last) = ends.last() else { return };
         self.open = ends.into();
-        self.commit_due = Some(clock::now().saturating_add(COMMIT_DELAY));
+        self.timer.start(clock::now);
         self.node.recovery.acknowledged.fetch_max(last.0, std::sync::atomic::Ordering::AcqRel);
     }
 
@@ -131,7 +131,7 @@ impl Writer {
             _ => tables.commit_first(decided, last),
         })?;
         if !self.open.is_empty() {
-            self.commit_due = Some(now.saturating_add(COMMIT_DELAY));
+            self.timer.restart(now);
         }
         Ok(())
     }
@@ -146,7 +146,7 @@ impl Writer {
             .readers_wait_since
             .filter(|_| !self.room.is_stuck())
             .map(|since| since.saturating_add(READER_PATIENCE));
-        let due = self.commit_due.filter(|due| *due > now && !self.room.is_stuck());
+        let due = self.timer.due().filter(|due| *due > now && !self.room.is_stuck());
         let next = [self.room.retry(), due, patience].into_iter().flatten().min();
         let timeout = next.map(|due| due.saturating_since(now));
         let Some(lsn) = self.awaited_horizon(due.is_some() || self.room.is_stuck()) else {
