@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use failpoint::Site;
 
 use settings::auto_conf;
-use sys::file::sync_directory;
+use sys::file::{remove_if_there, sync_directory};
 
 use crate::control::ControlFile;
 
@@ -316,7 +316,24 @@ impl DataDir {
         }
         Ok(())
     }
+
+    /// Removes what replacing a small file has left when it was killed. While nobody else uses the directory.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn remove_temporary(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+                remove_if_there(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
 }
+
+/// How the names of [`replace_file`]'s temporary files begin.
+const TEMPORARY: &str = ".tmp";
 
 /// Replaces a small file so that after a crash either the old or the new content is there: temporary file, fsync,
 /// rename, fsync of the directory.
@@ -327,7 +344,7 @@ pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
     let parent = path.parent().expect("a file in a data directory has a parent");
     // The system's own error, without the temporary name that tempfile adds: callers name the file.
     let plain = |error: io::Error| error.raw_os_error().map_or(error, io::Error::from_raw_os_error);
-    let mut file = tempfile::NamedTempFile::new_in(parent).map_err(plain)?;
+    let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(parent).map_err(plain)?;
     failpoint::write(Site::SmallFileWrite, content.len(), |part| file.write_all(&content[part]))?;
     failpoint::io(Site::SmallFileSync, || file.as_file().sync_all())?;
     failpoint::io(Site::SmallFileRename, || file.persist(path).map_err(|error| error.error))?;
@@ -355,6 +372,18 @@ mod tests {
         assert!(data.is_standby());
         let error = data.create(&PRIMARY, &control()).unwrap_err();
         assert!(error.0.contains("exists but is not empty"), "{error}");
+    }
+
+    #[test]
+    fn what_a_killed_replacement_left_is_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let data = DataDir::new(parent.path().join("data"));
+        data.create(&PRIMARY, &control()).unwrap();
+        let left = data.root().join(".tmpa1b2c3");
+        fs::write(&left, "half").unwrap();
+        data.remove_temporary().unwrap();
+        assert!(!left.exists());
+        data.check().unwrap();
     }
 
     #[test]

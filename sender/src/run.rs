@@ -90,6 +90,7 @@ fn prepare(data_dir: PathBuf, flags: &[(String, String)]) -> Result<Prepared, St
     hand_over::forget(&data).map_err(|error| format!("could not remove a file of a switchover: {error}"))?;
     // From here on relative paths can't be misread.
     let data = DataDir::new(pid_file.data_dir());
+    data.remove_temporary().map_err(|error| format!("could not remove a temporary file: {error}"))?;
     let death: &'static PostmasterDeath = Box::leak(Box::new(
         PostmasterDeath::create().map_err(|error| format!("could not make the death pipe: {error}"))?,
     ));
