@@ -41,7 +41,6 @@ pub mod kills;
 pub mod latch_benchmark;
 pub mod load;
 pub mod log_surgery;
-pub mod network;
 pub mod node;
 pub mod parity;
 pub mod postgres;

@@ -1,4 +1,4 @@
-//! The failover story, told once and played on two stages: processes with a network of relays between them
+//! The failover story, told once and played on two stages: processes with cables between them
 //! ([`processes`]), and containers ([`containers`]).
 //!
 //! Three nodes and a client. Node 0 begins as the primary, node 1 as its synchronous standby, node 2 as an asynchronous one;

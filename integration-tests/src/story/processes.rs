@@ -1,11 +1,11 @@
-//! The stage of processes: nodes of a test's directory, with a relay in front of each.
+//! The stage of processes: nodes of a test's directory, with cables between them.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use super::{NAMES, Stage};
-use crate::network::Network;
+use crate::cable::Cable;
 use crate::node::{Node, Role, assert_success};
 use crate::programs;
 use crate::scenario::Scenario;
@@ -14,7 +14,11 @@ use crate::scenario::Scenario;
 #[derive(Debug)]
 pub struct Processes<'a> {
     scenario: &'a Scenario,
-    network: Network,
+    /// By which clients and other nodes reach a node.
+    to: [Cable; NAMES.len()],
+    /// By which a node reaches another one's cable: it is cut off at cables of its own, whoever else is. Nobody uses a
+    /// node's cable to itself.
+    from: [[Cable; NAMES.len()]; NAMES.len()],
     nodes: Vec<Node>,
     client: Option<Child>,
 }
@@ -25,18 +29,24 @@ const SETTINGS: &str = "wal_keep_size = -1\nwal_sender_timeout = '10s'\nwal_rece
 impl<'a> Processes<'a> {
     /// An empty stage.
     pub fn new(scenario: &'a Scenario) -> Processes<'a> {
-        let network = Network::start(scenario.path("network"), scenario.root(), &NAMES);
-        Processes { scenario, network, nodes: Vec::new(), client: None }
+        let to = NAMES.map(|name| Cable::to_node_in(scenario.path(name)));
+        let from = NAMES.map(|_| to.each_ref().map(|cable| Cable::to(cable.port())));
+        Processes { scenario, to, from, nodes: Vec::new(), client: None }
     }
 
     /// Where a node looks for a primary, as the settings of its file say it.
     fn upstreams(&self, node: usize) -> String {
         let others = (0..NAMES.len()).filter(|other| *other != node);
-        let ports: Vec<_> = others.map(|other| self.network.port_between(node, other).to_string()).collect();
+        let ports: Vec<_> = others.map(|other| self.from[node][other].port().to_string()).collect();
         let (ports, name) = (ports.join(","), NAMES[node]);
         format!(
             "host=127.0.0.1,127.0.0.1 port={ports} user=postgres application_name={name} target_session_attrs=primary"
         )
+    }
+
+    /// All that connects a node.
+    fn cables(&self, node: usize) -> impl Iterator<Item = &Cable> {
+        self.from[node].iter().chain([&self.to[node]])
     }
 
     fn settings(&self, node: usize, standby: Option<usize>) -> String {
@@ -81,7 +91,7 @@ impl Stage for Processes<'_> {
         } else {
             self.nodes.iter_mut().for_each(Node::start);
         }
-        let ports: Vec<_> = (0..NAMES.len()).map(|node| self.network.port(node)).collect();
+        let ports: Vec<_> = self.to.iter().map(Cable::port).collect();
         let mut command = self.client_command(&ports, "run");
         let log = File::options().create(true).append(true).open(self.scenario.path("client.log")).unwrap();
         command.args(["--interval", "10"]).stdout(log.try_clone().unwrap()).stderr(log);
@@ -113,11 +123,11 @@ impl Stage for Processes<'_> {
     }
 
     fn disconnect(&mut self, node: usize) {
-        self.network.cut(node);
+        self.cables(node).for_each(Cable::cut);
     }
 
     fn connect(&mut self, node: usize) {
-        self.network.mend(node);
+        self.cables(node).for_each(Cable::mend);
     }
 
     fn synchronize(&mut self, node: usize, standby: usize) {
@@ -148,7 +158,7 @@ impl Stage for Processes<'_> {
     }
 
     fn check(&mut self, node: usize) -> String {
-        let output = self.client_command(&[self.network.port(node)], "check").output().unwrap();
+        let output = self.client_command(&[self.to[node].port()], "check").output().unwrap();
         assert_success(&output, "the client's check");
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
