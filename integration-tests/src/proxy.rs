@@ -6,7 +6,6 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
 
 use crate::wait;
 
@@ -14,34 +13,14 @@ use crate::wait;
 #[derive(Debug)]
 pub struct Proxy {
     listener: TcpListener,
-    upstream: Upstream,
+    upstream_port: u16,
     pairs: Vec<Pair>,
     /// What the server sends is searched for this and its first byte changed, once.
     target: Option<Vec<u8>>,
     /// How many bytes more the clients get.
     left: usize,
-    /// All that went through it, both ways, as it came; `None` when nobody wants to know.
-    recorded: Option<Vec<u8>>,
-}
-
-/// Where the server is.
-#[derive(Debug)]
-enum Upstream {
-    Port(u16),
-    /// On the port in this line (from 0) of a file, as it is when a client comes.
-    File(PathBuf, usize),
-}
-
-impl Upstream {
-    /// `None`: not there, so nobody listens either.
-    fn port(&self) -> Option<u16> {
-        match self {
-            Upstream::Port(port) => Some(*port),
-            Upstream::File(path, line) => {
-                std::fs::read_to_string(path).ok()?.lines().nth(*line)?.trim().parse().ok()
-            }
-        }
-    }
+    /// All that went through it, both ways, as it came.
+    recorded: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -56,19 +35,16 @@ struct Pair {
 impl Proxy {
     /// A relay to the server on `upstream_port`, on a free port of its own.
     pub fn new(upstream_port: u16) -> Proxy {
-        Proxy { recorded: Some(Vec::new()), ..Proxy::to(Upstream::Port(upstream_port)) }
-    }
-
-    /// A relay, on a free port, to the server whose port is in a line (from 0) of a file whenever a client comes. It keeps
-    /// nothing of what it moves.
-    pub fn to_port_in(file: PathBuf, line: usize) -> Proxy {
-        Proxy::to(Upstream::File(file, line))
-    }
-
-    fn to(upstream: Upstream) -> Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
-        Proxy { listener, upstream, pairs: Vec::new(), target: None, left: usize::MAX, recorded: None }
+        Proxy {
+            listener,
+            upstream_port,
+            pairs: Vec::new(),
+            target: None,
+            left: usize::MAX,
+            recorded: Vec::new(),
+        }
     }
 
     /// The port to connect to.
@@ -93,15 +69,14 @@ impl Proxy {
 
     /// All that went through it so far.
     pub fn recorded(&self) -> &[u8] {
-        self.recorded.as_deref().unwrap_or_default()
+        &self.recorded
     }
 
     /// Moves what there is to move.
     pub fn pump(&mut self) {
         while let Ok((client, _)) = self.listener.accept() {
             // A server that is away refuses; dropping the client's socket tells it.
-            let server = self.upstream.port().and_then(|port| TcpStream::connect(("127.0.0.1", port)).ok());
-            let Some(server) = server else { continue };
+            let Ok(server) = TcpStream::connect(("127.0.0.1", self.upstream_port)) else { continue };
             for stream in [&client, &server] {
                 stream.set_nonblocking(true).unwrap();
                 stream.set_nodelay(true).unwrap();
@@ -119,10 +94,8 @@ impl Proxy {
             let before = [pair.to_server.len(), pair.to_client.len()];
             pair.ended |= receive(&mut pair.client, &mut pair.to_server).is_err();
             pair.ended |= receive(&mut pair.server, &mut pair.to_client).is_err();
-            if let Some(recorded) = &mut self.recorded {
-                recorded.extend_from_slice(&pair.to_server[before[0]..]);
-                recorded.extend_from_slice(&pair.to_client[before[1]..]);
-            }
+            self.recorded.extend_from_slice(&pair.to_server[before[0]..]);
+            self.recorded.extend_from_slice(&pair.to_client[before[1]..]);
             if let Some(target) = &self.target
                 && let Some(at) = pair.to_client.windows(target.len()).position(|window| window == target)
             {
