@@ -92,12 +92,16 @@ impl Room {
         if self.retry.replace(clock::now().saturating_add(NO_ROOM_RETRY)).is_none() {
             tracing::error!("{}; {}", error.message, self.consequence());
         }
-        self.node.recovery.set_no_room(self.node, true);
         let released = Reserve::Tables.release(self.node);
         let cut = self.cut_log(tables);
         self.node.recovery.reserve_released.store(0, Ordering::Relaxed);
         // The second time at the latest neither is true any more.
-        released || cut
+        let made = released || cut;
+        if !made {
+            // Not before: a reader that waits is to see what the reserve has room for.
+            self.node.recovery.set_no_room(self.node, true);
+        }
+        made
     }
 
     fn consequence(&self) -> &'static str {
