@@ -10,14 +10,15 @@
 //! - [`RECORDS_MAX`] and [`super::UNCOMMITTED_BYTES_MAX`]: what a reader waits for at most, and what has to be put again when
 //!   the transaction is lost (to a cancelled write, for instance). After such a loss it is committed as soon as it may
 //!   be ([`CommitTimer::hurry`]), so that nothing is put again twice: who loses transactions all the time pays for his
-//!   own, not for everybody's of the last second.
+//!   own, not for everybody's of the last second. What it adds to SQLite's log is to fit into `disk_reserve`: a page and
+//!   more for each record, and what the records hold.
 
 use std::time::Duration;
 
 use sys::clock::MonoTime;
 
 /// Records in one transaction of the tables, at most.
-pub(super) const RECORDS_MAX: usize = 4096;
+pub(super) const RECORDS_MAX: usize = 2048;
 /// After the first record of the transaction.
 const DELAY: Duration = Duration::from_secs(1);
 /// As long as a reader has waited within the last [`DELAY`].
