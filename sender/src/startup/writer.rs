@@ -10,8 +10,9 @@
 //! session waits by itself, [`crate::sync_rep`]) and goes on with the next batch, on top of what is not decided yet.
 //! Only the COMMIT has to wait; [`undecided`] tells for how long others are held up by it.
 //!
-//! The next requests gather meanwhile: group commit. The COMMIT of the tables is put off ([`super::commit_timer`]): it is needed
-//! by readers alone, and a reader that waits is seen at once. Invariant: COMMIT only when the horizon has passed the last record of the transaction.
+//! The next requests gather meanwhile: group commit. What comes while a batch is executed joins it. The COMMIT of the tables
+//! is put off ([`super::commit_timer`]): it is needed by readers alone, and a reader that waits is seen at once. Invariant:
+//! COMMIT only when the horizon has passed the last record of the transaction.
 //!
 //! A statement that runs for long is no reason for a reader to wait: it gives way, the records before it are committed, and
 //! it is executed again (nothing of it was logged).
