@@ -24,7 +24,7 @@ use crate::harness::{Child, DEADLINE, TestNode, backend};
 const PUBLISHED: u64 = 30_000;
 const READERS: usize = 3;
 /// Changes whose absorption is waited for.
-const CHANGES: u64 = 300;
+const CHANGES: u32 = 300;
 
 fn start(dir: &tempfile::TempDir) -> TestNode {
     TestNode::start(&DataDir::new(dir.path().join("data")), 4)
@@ -91,10 +91,10 @@ pub(crate) fn texts_are_taken_over_whole_however_fast_they_change() {
     readers.iter().for_each(|child| child.join_well("a reader"));
 }
 
-/// Absorbs until SIGTERM. Asked after a change, it says which version it has had by then.
-fn answer(test: &TestNode, me: Me, index: usize) {
+/// Absorbs until SIGTERM. Asked after a change, it says which version it has had by then; the questions up to `answered` were
+/// for others.
+fn answer(test: &TestNode, me: Me, index: usize, mut answered: u32) {
     test.node.enter(me);
-    let mut answered = 0;
     loop {
         me.latch().reset();
         let round = test.board.round.load(Ordering::Acquire);
@@ -134,24 +134,24 @@ pub(crate) fn changes_reach_who_was_forked_before_meanwhile_and_after() {
     let dir = tempfile::tempdir().unwrap();
     let test = start(&dir);
     let node = test.node;
-    let stays = test.backend(0, |me| answer(&test, me, 0));
+    let stays = test.backend(0, |me| answer(&test, me, 0, 0));
     for change in 1..=CHANGES {
         let text = format!("statement_timeout = {change}");
         let settings = node.settings().reload(&text, &[]).unwrap().settings;
         // It knows the version before, and attaches whenever it may.
-        let before = test.backend(1, |me| answer(&test, me, 1));
+        let before = test.backend(1, |me| answer(&test, me, 1, change - 1));
         publish(node, settings, &text);
-        let meanwhile = test.backend(2, |me| answer(&test, me, 2));
+        let meanwhile = test.backend(2, |me| answer(&test, me, 2, change - 1));
         let barrier = test.postmaster.barrier_wait(test.postmaster.emit_barrier(BarrierTypes::CONFIG_RELOAD));
-        let after = test.backend(3, |me| answer(&test, me, 3));
+        let after = test.backend(3, |me| answer(&test, me, 3, change - 1));
         wait(&test, || barrier.is_over());
         test.board.arrived.store(0, Ordering::Relaxed);
-        test.board.round.store(u32::try_from(change).unwrap(), Ordering::Release);
+        test.board.round.store(change, Ordering::Release);
         let children = [&stays, &before, &meanwhile, &after];
         (0..children.len()).for_each(|index| node.procs.set_latch(backend(index)));
         wait(&test, || test.board.arrived.load(Ordering::Acquire) as usize == children.len());
         let versions = [0, 1, 2, 3].map(|index: usize| test.board.inserted[index].load(Ordering::Relaxed));
-        assert_eq!(versions, [change; 4]);
+        assert_eq!(versions, [u64::from(change); 4]);
         for (index, child) in children.iter().enumerate().skip(1) {
             child.kill(Signal::Term);
             child.join_well("a child");
