@@ -297,6 +297,8 @@ struct WalReceiver<'a> {
     noted: Lsn,
     /// More is durable or decided than the startup process and the walsenders were woken for.
     has_published: bool,
+    /// Commits of the primary wait for what is applied here (as of the last report), so the reply had better tell of that, too.
+    applies_at_once: bool,
     /// The upstream has ended the stream because it shuts down.
     shuts_down: bool,
     /// Anything has come.
@@ -333,6 +335,7 @@ impl<'a> WalReceiver<'a> {
             synced,
             noted,
             has_published: false,
+            applies_at_once: false,
             shuts_down: false,
             has_received: false,
             more: true,
@@ -397,6 +400,7 @@ impl<'a> WalReceiver<'a> {
         let applied = Lsn(self.node.recovery.acknowledged.load(Ordering::Acquire));
         self.stream.handle(now, Input::Applied(applied));
         if force != 0 {
+            self.applies_at_once = force == FORCE_AT_ONCE;
             self.stream.handle(now, Input::ForceReply { at_once: force == FORCE_AT_ONCE });
         }
     }
@@ -486,10 +490,14 @@ impl<'a> WalReceiver<'a> {
         }
         self.node.log_waits.flushed(self.node.procs, flush);
         self.has_published = true;
+        if self.applies_at_once {
+            self.wake();
+            self.hear_startup();
+        }
     }
 
-    /// Wakes who goes on with what was published. After the reply: a commit of the primary may wait for that, and who is woken
-    /// may take this processor.
+    /// Wakes who goes on with what was published. After the reply, if no more than that is waited for: who is woken may take
+    /// this processor.
     fn wake(&mut self) {
         if std::mem::take(&mut self.has_published) {
             self.node.wake_startup();
