@@ -384,7 +384,7 @@ table! {
         /// Sets the size of state.db-wal at which it is checkpointed and started over.
         state_wal_limit: u64 = in_unit(Unit::Megabytes, 1, 65_536), Value::Int(64), Sighup;
         /// Sets the room kept for checkpoint, stop and start when the disk of the tables is full.
-        disk_reserve: u64 = in_unit(Unit::Megabytes, 0, 65_536), Value::Int(16), Postmaster;
+        disk_reserve: u64 = in_unit(Unit::Megabytes, 0, 65_536), Value::Int(20), Postmaster;
     }
     ARCHIVING {
         /// Allows archiving of WAL files using archive_command.

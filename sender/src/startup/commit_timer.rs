@@ -18,7 +18,7 @@ use std::time::Duration;
 use sys::clock::MonoTime;
 
 /// Records in one transaction of the tables, at most.
-pub(super) const RECORDS_MAX: usize = 2048;
+pub(super) const RECORDS_MAX: usize = 4096;
 /// After the first record of the transaction.
 const DELAY: Duration = Duration::from_secs(1);
 /// As long as a reader has waited within the last [`DELAY`].
