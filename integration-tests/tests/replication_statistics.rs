@@ -185,7 +185,7 @@ fn backup_is_seen_in_each_phase() {
 #[test]
 fn backup_without_room_for_its_copy_is_refused_before_it_takes_any() {
     let scenario = Scenario::new("statistics-no-room");
-    let Some(_disk) = integration_tests::small_disk::SmallDisk::mount(&scenario.path("disk"), 40) else {
+    let Some(_disk) = integration_tests::small_disk::SmallDisk::mount(&scenario.path("disk"), 46) else {
         return;
     };
     let mut node = Node::init(&scenario, "disk/primary", &["--wal-segsize", "1MB"]);
