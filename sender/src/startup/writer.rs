@@ -215,7 +215,7 @@ impl Writer {
             self.heed_horizon();
             self.room.heed_release();
             self.commit_if_due()?;
-            let batch = self.next_batch();
+            let batch = self.next_batch(BATCH_MAX);
             let idle = batch.is_empty();
             self.execute_batch(batch)?;
             self.commit_if_due()?;
@@ -234,8 +234,8 @@ impl Writer {
         }
     }
 
-    /// What can be executed now.
-    fn next_batch(&mut self) -> Vec<Taken> {
+    /// What can be executed now: what was deferred, or at most so many requests.
+    fn next_batch(&mut self, most: usize) -> Vec<Taken> {
         if self.is_held_up() {
             self.desk.send_on();
             self.give_up_deferred();
@@ -244,7 +244,7 @@ impl Writer {
         if !self.deferred.is_empty() {
             return std::mem::take(&mut self.deferred);
         }
-        let batch = self.desk.take(self.next_session, BATCH_MAX);
+        let batch = self.desk.take(self.next_session, most);
         if let Some(last) = batch.last() {
             self.next_session = ProcNumber(last.session.0 + 1);
         }
@@ -283,6 +283,7 @@ impl Writer {
 
     fn execute_batch(&mut self, batch: Vec<Taken>) -> Result<(), StartupError> {
         let mut held = Held::default();
+        let mut left = BATCH_MAX.saturating_sub(batch.len());
         let mut batch = VecDeque::from(batch);
         while let Some(taken) = batch.pop_front() {
             let Some(executed) = self.execute(&taken, held.bytes)? else {
@@ -300,9 +301,10 @@ impl Writer {
             if self.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX {
                 break;
             }
-            if batch.is_empty() && held.answers.len() < BATCH_MAX {
-                // What came meanwhile needs no flush of its own.
-                batch.extend(self.next_batch());
+            if batch.is_empty() && left > 0 {
+                // What came meanwhile needs no flush of its own. (Requests that fail count, too: others wait for the flush.)
+                batch.extend(self.next_batch(left));
+                left = left.saturating_sub(batch.len());
             }
         }
         self.settle(&mut held);
