@@ -7,7 +7,7 @@
 //! What bounds it:
 //! - [`DELAY`], so that a node that is left alone soon has nothing open;
 //! - where readers come every now and then, [`DELAY_WHILE_READ`], so that each finds little that is left to be committed for him;
-//! - [`RECORDS_MAX`] and [`super::UNCOMMITTED_BYTES_MAX`]: what a reader waits for at most, and what has to be put again when
+//! - [`RECORDS_MAX`] and [`BYTES_MAX`]: what a reader waits for at most, and what has to be put again when
 //!   the transaction is lost (to a cancelled write, for instance). After such a loss it is committed as soon as it may
 //!   be ([`CommitTimer::hurry`]), so that nothing is put again twice: who loses transactions all the time pays for his
 //!   own, not for everybody's of the last second. What it adds to SQLite's log is to fit into `disk_reserve`: a page and
@@ -18,11 +18,18 @@ use std::time::Duration;
 use sys::clock::MonoTime;
 
 /// Records in one transaction of the tables, at most.
-pub(super) const RECORDS_MAX: usize = 4096;
+const RECORDS_MAX: usize = 4096;
+/// Bytes of their changes, at most: they are kept in memory until the transaction is committed.
+pub(super) const BYTES_MAX: usize = 2 << 20;
 /// After the first record of the transaction.
 const DELAY: Duration = Duration::from_secs(1);
 /// As long as a reader has waited within the last [`DELAY`].
 const DELAY_WHILE_READ: Duration = Duration::from_millis(20);
+
+/// Whether a transaction of so many records, with changes of so many bytes, must not grow any more.
+pub(super) fn is_full(records: usize, bytes: usize) -> bool {
+    records >= RECORDS_MAX || bytes >= BYTES_MAX
+}
 
 /// Of one connection that writes.
 #[derive(Debug, Default)]
@@ -54,14 +61,17 @@ impl CommitTimer {
         self.due = Some(MonoTime::ZERO);
     }
 
-    /// It was committed or dropped.
+    /// It was dropped.
     pub(super) fn stop(&mut self) {
         self.due = None;
     }
 
-    /// It was committed because a reader waited.
-    pub(super) fn note_reader(&mut self, now: MonoTime) {
-        self.read = Some(now);
+    /// It was committed; whether readers waited for that.
+    pub(super) fn committed(&mut self, for_readers: bool, now: impl FnOnce() -> MonoTime) {
+        self.stop();
+        if for_readers {
+            self.read = Some(now());
+        }
     }
 
     /// When it is to be committed; none: nothing is open.
@@ -85,7 +95,7 @@ mod tests {
         timer.start(|| at(0));
         timer.start(|| unreachable!("the clock is read for the first record alone"));
         assert_eq!(timer.due(), Some(at(1000)));
-        timer.stop();
+        timer.committed(false, || unreachable!("nobody has read"));
         assert_eq!(timer.due(), None);
         timer.start(|| at(5000));
         assert_eq!(timer.due(), Some(at(6000)));
@@ -95,8 +105,7 @@ mod tests {
     fn where_readers_come_little_is_left_open() {
         let mut timer = CommitTimer::default();
         timer.start(|| at(0));
-        timer.stop();
-        timer.note_reader(at(10));
+        timer.committed(true, || at(10));
         timer.start(|| at(1009));
         assert_eq!(timer.due(), Some(at(1029)));
         timer.restart(at(1010));

@@ -45,9 +45,6 @@ use crate::archive_status;
 use crate::log::{fatal, panic_severity};
 use crate::node::Node;
 
-/// Bytes of changes in one transaction of the tables: they are kept in memory until it is committed.
-const UNCOMMITTED_BYTES_MAX: usize = 2 << 20;
-
 /// Between two tries to write tables whose disk is full.
 const NO_ROOM_RETRY: Duration = Duration::from_secs(1);
 

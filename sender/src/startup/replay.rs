@@ -23,10 +23,10 @@ use wal::lsn::Lsn;
 use wal::reader::{ReadError, Record};
 use wal::record::Rmgr;
 
-use super::commit_timer::RECORDS_MAX;
+use super::commit_timer;
 use super::hot_standby::{delayed_until, wants_feedback};
 use super::recovery::{Recovered, decode_change, is_checkpoint, terminated};
-use super::{StartupError, UNCOMMITTED_BYTES_MAX, panic_if_broken, with_hint};
+use super::{StartupError, panic_if_broken, with_hint};
 use crate::checkpointer::request_checkpoint_if_due;
 use crate::node::Node;
 use crate::wait::wait_latch;
@@ -194,9 +194,7 @@ fn put_record(node: &Node, tables: &mut engine::Writer, record: &Record<'_>) -> 
 impl Recovered {
     /// Whether the transaction must not grow any more.
     fn must_commit(&self) -> bool {
-        let is_large =
-            self.open_puts >= RECORDS_MAX || self.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX;
-        is_large && self.is_decided
+        commit_timer::is_full(self.open_puts, self.tables.uncommitted_bytes()) && self.is_decided
     }
 
     /// Whether what is open is to be committed now although it may grow.
@@ -254,10 +252,7 @@ impl Recovered {
 
     fn note_commit(&mut self, node: &Node, position: Lsn) {
         self.open_puts = 0;
-        self.timer.stop();
-        if node.recovery.has_waiters() {
-            self.timer.note_reader(clock::now());
-        }
+        self.timer.committed(node.recovery.has_waiters(), clock::now);
         node.recovery.note_committed(position);
         node.note_roles(self.tables.take_roles_changed());
         request_checkpoint_if_due(node, position);

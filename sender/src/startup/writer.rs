@@ -50,11 +50,11 @@ use wal::record::{RecordBody, Rmgr};
 use wal::timeline::TimelineId;
 use wal::timestamp::Timestamp;
 
-use super::commit_timer::{CommitTimer, RECORDS_MAX};
+use super::commit_timer::{self, CommitTimer};
 use super::recovery::Recovered;
 use super::room::Room;
 use super::tables_log::TablesLog;
-use super::{StartupError, UNCOMMITTED_BYTES_MAX, panic_if_broken, told_to_end, with_hint};
+use super::{StartupError, panic_if_broken, told_to_end, with_hint};
 use crate::checkpointer::{Cause, request_checkpoint};
 use crate::control::NodeState;
 use crate::node::Node;
@@ -278,7 +278,7 @@ impl Writer {
     }
 
     fn is_full(&self) -> bool {
-        self.open.len() >= RECORDS_MAX || self.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX
+        commit_timer::is_full(self.open.len(), self.tables.uncommitted_bytes())
     }
 
     fn execute_batch(&mut self, batch: Vec<Taken>) -> Result<(), StartupError> {
@@ -298,7 +298,7 @@ impl Writer {
                     self.answer_error(taken.session, &error);
                 }
             }
-            if self.tables.uncommitted_bytes() >= UNCOMMITTED_BYTES_MAX {
+            if self.tables.uncommitted_bytes() >= commit_timer::BYTES_MAX {
                 break;
             }
             if batch.is_empty() && left > 0 {
@@ -529,10 +529,7 @@ impl Writer {
             }
         }
         self.open.drain(..self.open.partition_point(|one| *one <= end));
-        self.timer.stop();
-        if self.node.recovery.has_waiters() {
-            self.timer.note_reader(clock::now());
-        }
+        self.timer.committed(self.node.recovery.has_waiters(), clock::now);
         self.readers_wait_since = None;
         self.node.recovery.note_committed(end);
         self.node.recovery.publish_applied(self.node, end.max(self.node.recovery.applied()));
