@@ -63,6 +63,11 @@ impl RecoveryCtl {
         Lsn(ordering::published_position(&self.applied))
     }
 
+    /// Outcomes were sent for everything below, or, on a standby, it was put: who begins to read waits for it.
+    pub fn acknowledged(&self) -> Lsn {
+        Lsn(self.acknowledged.load(Ordering::Acquire))
+    }
+
     /// Where recovery would begin: the LSN that the committed tables hold.
     pub fn committed(&self) -> Lsn {
         Lsn(self.committed.load(Ordering::Acquire))

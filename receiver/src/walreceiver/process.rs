@@ -397,11 +397,11 @@ impl<'a> WalReceiver<'a> {
         // The flag first: what it stands for was applied before it was raised.
         let force = self.node.walreceiver.force_reply.swap(0, Ordering::AcqRel);
         // What who begins to read here waits for.
-        let applied = Lsn(self.node.recovery.acknowledged.load(Ordering::Acquire));
+        let applied = self.node.recovery.acknowledged();
         self.stream.handle(now, Input::Applied(applied));
         if force != 0 {
             self.applies_at_once = force == FORCE_AT_ONCE;
-            self.stream.handle(now, Input::ForceReply { at_once: force == FORCE_AT_ONCE });
+            self.stream.handle(now, Input::ForceReply { at_once: self.applies_at_once });
         }
     }
 

@@ -14,7 +14,6 @@
 //! (InitializeSessionUserId), postinit.c (InitPostgres).
 
 use std::net::IpAddr;
-use std::sync::atomic::Ordering;
 
 use engine::error::SqlError;
 use engine::roles::{self, Found, Rights, Role};
@@ -23,7 +22,6 @@ use ipc::process::Me;
 use ipc::wait_event::WaitEvent;
 use sys::clock::{self, MonoTime};
 use sys::net::PeerAddr;
-use wal::lsn::Lsn;
 use wire::backend;
 use wire::error::ErrorResponse;
 use wire::frontend::{self, check_authentication_frame, sasl_initial_response};
@@ -113,7 +111,7 @@ fn refused(what: &str, address: Option<IpAddr>, startup: &StartupMessage) -> Err
 /// Reads the role, in tables that are as far as what has been acknowledged. (A node whose disk is full goes on with those
 /// that it has.)
 fn look_up(node: &Node, me: Me, user: &str, deadline: MonoTime) -> Result<Found, ErrorResponse> {
-    let mut wanted = Lsn(node.recovery.acknowledged.load(Ordering::Acquire));
+    let mut wanted = node.recovery.acknowledged();
     if !node.recovery.in_recovery() {
         // As far as synchronous standbys have it: they, too, have to log in.
         wanted = wanted.min(node.wal.horizon());

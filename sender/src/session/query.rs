@@ -218,7 +218,7 @@ impl Session {
     /// A reader sees everything that was acknowledged before it began, to whomever: on a primary what has been answered, as
     /// far as synchronous standbys have it.
     pub(super) fn wait_for_acknowledged(&mut self) -> Result<(), Failure> {
-        let mut acknowledged = Lsn(self.node.recovery.acknowledged.load(Ordering::Acquire));
+        let mut acknowledged = self.node.recovery.acknowledged();
         if !self.node.recovery.in_recovery() {
             acknowledged = acknowledged.min(self.node.wal.horizon());
         }

@@ -214,14 +214,10 @@ impl Upstream {
         }
     }
 
-    /// What has been put: who begins to read here waits for it, so it need not be committed to count as applied.
-    fn put(&self) -> Lsn {
-        Lsn(self.node.recovery.acknowledged.load(Ordering::Acquire))
-    }
-
-    /// Has the walreceiver report it, when more has been put and [`REPORT_DELAY`] has passed since.
+    /// Has the walreceiver report what has been put, when that is more and [`REPORT_DELAY`] has passed since. Who begins to read
+    /// here waits for it, so it need not be committed to count as applied.
     fn report_if_due(&mut self) {
-        let put = self.put();
+        let put = self.node.recovery.acknowledged();
         if put <= self.reported {
             self.report_due = None;
             return;
@@ -237,7 +233,7 @@ impl Upstream {
 
     /// Has it report without delay: a session of the primary waits for it.
     fn report_at_once(&mut self) {
-        self.reported = self.put();
+        self.reported = self.node.recovery.acknowledged();
         self.node.walreceiver.force_reply.store(FORCE_AT_ONCE, Ordering::Release);
         self.node.procs.set_latch(ProcNumber::WAL_RECEIVER);
     }

@@ -268,7 +268,7 @@ fn apply(test: &TestNode, me: Me) -> i32 {
     let recovery = test.node.recovery;
     loop {
         me.latch().reset();
-        let acknowledged = Lsn(recovery.acknowledged.load(Ordering::Acquire));
+        let acknowledged = recovery.acknowledged();
         if acknowledged > recovery.applied() {
             recovery.publish_applied(test.node, acknowledged);
             continue;
